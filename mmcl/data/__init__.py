@@ -1,0 +1,37 @@
+"""Data: sources of images with captions, how they are read, changed and batched.
+
+``load(DATA)`` reads any of them. Names are imported when first used: importing this package loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "load": "mmcl.data.sources",
+    "available_splits": "mmcl.data.sources",
+    "parse_reference": "mmcl.data.sources",
+    "ImageTextDataset": "mmcl.data.dataset",
+    "ImageStore": "mmcl.data.dataset",
+    "decode_image": "mmcl.data.decoding",
+    "to_image_tensor": "mmcl.data.decoding",
+    "load_vectors": "mmcl.data.vectors",
+}
+
+__all__ = [
+    "ImageStore",
+    "ImageTextDataset",
+    "available_splits",
+    "decode_image",
+    "load",
+    "load_vectors",
+    "parse_reference",
+    "to_image_tensor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,149 @@
+"""From a source's own columns to mmcl's: names, types, captions without blanks, one row an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmcl.batch import SkippedRow
+from mmcl.data.cells import as_lists, as_text
+from mmcl.data.columns import resolve_columns, take_column
+from mmcl.data.dataset import SCHEMA, ImageTextDataset
+from mmcl.data.images import FileImages, images_from_column
+from mmcl.data.rows import RawRows
+from mmcl.data.splits import canonical_split
+from mmcl.errors import DataError
+from mmcl.logs import get_logger
+
+log = get_logger(__name__)
+
+_SCALARS = ("id", "label", "group", "domain", "split")
+_LISTS = ("tags", "negatives", "foils")
+_SHOWN_REASONS = 5
+
+
+def normalise(raw: RawRows, *, name: str, columns: Mapping[str, str] | None = None) -> ImageTextDataset:
+    """Build the data set of a source's rows.
+
+    Captions are trimmed and blank ones removed; a row without a caption or without an image is dropped and listed in
+    ``skipped``. Rows that name the same image file, and agree in label, group and domain, become one row with all their
+    captions: repeated, an image would be a negative of itself. Labels, groups, domains and ids become strings; the
+    id of an image file is its path where no column gives one. Other columns are kept as they are.
+
+    Args:
+        raw: the rows.
+        name: the data set's name, for messages.
+        columns: canonical name -> the source's name (``{"text": "caption"}``); a dot reaches into a struct.
+
+    Raises:
+        DataError: a column is missing or of an impossible type, or no row is left; the message gives the first reasons.
+        ConfigError: ``columns`` renames to a name that mmcl does not know.
+    """
+    if not len(raw):
+        raise DataError(_nothing_left(name, len(raw.skipped), list(raw.skipped)))
+    names = resolve_columns(raw.table, columns or {}, source=raw.source, need_image=raw.images is None)
+    images, has_image = raw.images, None
+    if images is None:
+        images, has_image = images_from_column(take_column(raw.table, names["image"]), root=raw.root, source=raw.source)
+    texts = as_lists(take_column(raw.table, names["text"]), what=f"{raw.source}: column {names['text']!r}")
+    has_text = pc.greater(pc.list_value_length(texts), 0).to_numpy(zero_copy_only=False)
+    kept = has_text if has_image is None else has_text & has_image.to_numpy(zero_copy_only=False)
+    skipped = [*raw.skipped, *_skipped_rows(raw, kept, has_text)]
+    if not kept.any():
+        raise DataError(_nothing_left(name, len(skipped), skipped))
+    table = _build_table(raw, names, texts, images)
+    if not kept.all():
+        rows = np.flatnonzero(kept)
+        table, images = table.take(pa.array(rows)), images.select(rows)
+        log.warning("%s: %d of %d rows cannot be used and are left out", name, len(skipped), len(skipped) + len(rows))
+    if isinstance(images, FileImages):
+        table, images = _merge_repeated(table, images, name=name)
+    return ImageTextDataset(images, table, name=name, skipped=skipped)
+
+
+def _build_table(raw: RawRows, names: Mapping[str, str], texts: pa.Array, images: Any) -> pa.Table:
+    built: dict[str, Any] = {"texts": texts}
+    for column in _SCALARS:
+        if column in names:
+            built[column] = as_text(take_column(raw.table, names[column]))
+    if "split" in built:
+        spelt = built["split"].dictionary_encode()
+        spelt = spelt.combine_chunks() if isinstance(spelt, pa.ChunkedArray) else spelt
+        canonical = [value and canonical_split(value) for value in spelt.dictionary.to_pylist()]
+        built["split"] = pa.array(canonical, pa.string()).take(spelt.indices)
+    for column in _LISTS:
+        if column in names:
+            what = f"{raw.source}: column {names[column]!r}"
+            cells = take_column(raw.table, names[column])
+            if column == "foils":
+                built[column] = _as_foils(cells, what=what)
+            else:
+                built[column] = as_lists(cells, what=what, separator="," if column == "tags" else None)
+    if "id" not in built and isinstance(images, FileImages):
+        built["id"] = images.paths.cast(pa.string())
+    used = {names.get(column) for column in (*names, "image")}
+    for column in raw.table.column_names:
+        if column not in used and column not in built and column not in SCHEMA:
+            built[column] = raw.table[column]
+    order = [column for column in ("id", "texts", *list(SCHEMA)[2:]) if column in built]
+    order += [column for column in built if column not in order]
+    return pa.table({column: built[column] for column in order})
+
+
+def _as_foils(cells: pa.ChunkedArray, *, what: str) -> pa.ChunkedArray:
+    try:
+        return cells.cast(SCHEMA["foils"])
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise DataError(f"{what} holds {cells.type}; foils are lists of {{kind, caption, foil}}") from error
+
+
+def _skipped_rows(raw: RawRows, kept: np.ndarray, has_text: np.ndarray) -> list[SkippedRow]:
+    rows = np.flatnonzero(~kept)
+    if not len(rows):
+        return []
+    numbers = raw.row_numbers(rows)
+    return [
+        SkippedRow(int(number), place, "no caption" if not has_text[row] else "no image file named")
+        for row, number, place in zip(rows, numbers, raw.locate(numbers.tolist()))
+    ]
+
+
+def _nothing_left(name: str, total: int, skipped: list[SkippedRow]) -> str:
+    if not skipped:
+        return f"{name} has no rows; wanted at least one image with a caption"
+    reasons = "; ".join(f"{row.source}: {row.reason}" for row in skipped[:_SHOWN_REASONS])
+    more = f"; and {total - _SHOWN_REASONS} more" if total > _SHOWN_REASONS else ""
+    return f"{name}: none of its {total} rows can be used ({reasons}{more})"
+
+
+def _merge_repeated(table: pa.Table, images: FileImages, *, name: str) -> tuple[pa.Table, FileImages]:
+    """One row for the rows that share an image file and agree in label, group and domain, at the place of the first."""
+    if pc.count_distinct(images.paths).as_py() == len(images):
+        return table, images
+    keys = [images.paths.cast(pa.string())]
+    for column in _SCALARS[1:]:
+        if column in table.column_names:
+            keys.append(pc.fill_null(table[column], "").combine_chunks())
+    joined = pc.binary_join_element_wise(*keys, "\x1f")
+    codes = joined.dictionary_encode().indices.to_numpy()  # numbered by first appearance
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(codes.max() + 1))
+    first = pa.array(order[starts])
+    merged = table.take(first)
+    for column in ("texts", "negatives", "foils"):
+        if column in table.column_names:
+            cells = table[column].combine_chunks().take(pa.array(order))
+            merged = merged.set_column(merged.column_names.index(column), column, _concatenate_lists(cells, starts))
+    log.info("%s: %d rows name %d image files; rows of one image are read as one", name, len(table), len(merged))
+    return merged, images.select(first.to_numpy())
+
+
+def _concatenate_lists(cells: pa.ListArray, starts: np.ndarray) -> pa.ListArray:
+    lengths = pc.fill_null(pc.list_value_length(cells), 0).to_numpy()
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = np.append(ends[starts], ends[-1]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), cells.flatten())

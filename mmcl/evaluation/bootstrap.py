@@ -1,0 +1,106 @@
+"""Confidence intervals by a seeded cluster bootstrap: whole groups are drawn, since one group's queries go together.
+
+Source: Davison & Hinkley 1997, section 3.8 (resampling clusters); percentile intervals, Efron & Tibshirani 1993,
+chapter 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mmcl.errors import ShapeError
+from mmcl.evaluation.checks import check_ids
+
+RESAMPLES = 1000
+# Numbers held at a time while resampling, so that memory does not grow with the number of resamples.
+_BUDGET = 2**22
+
+
+def bootstrap_means(values: Tensor, groups: Tensor, *, resamples: int = RESAMPLES, seed: int = 0) -> Tensor:
+    """The mean over queries in each resample of the groups.
+
+    Args:
+        values: (q, s), one row a query, one column a statistic.
+        groups: (q,) integer; queries of one group are drawn together. Two calls whose groups hold the same ids draw
+            the same groups, so their replicates can be combined.
+        resamples: number of resamples.
+        seed: of the draw.
+
+    Returns:
+        (resamples, s) float64. With a single group every replicate is the mean itself.
+
+    Raises:
+        ShapeError: no query, NaN, or shapes that do not fit.
+
+    Example:
+        >>> values = torch.tensor([[0.0], [1.0], [1.0], [1.0]])
+        >>> low, high = ci95(bootstrap_means(values, torch.arange(4))[:, 0])
+        >>> low < 0.75 <= high
+        True
+    """
+    if values.ndim != 2:
+        raise ShapeError(f"values needs two axes (queries, statistics), got shape {tuple(values.shape)}")
+    cluster, num_clusters = _clusters(values, groups)
+    sums = torch.zeros(num_clusters, values.shape[1], dtype=torch.float64).index_add_(0, cluster, values.double())
+    sizes = torch.bincount(cluster, minlength=num_clusters).double()
+    draws = _draws(num_clusters, num_clusters, resamples=resamples, seed=seed)
+    return torch.cat([(drawn @ sums) / (drawn @ sizes)[:, None] for drawn in draws])
+
+
+def bootstrap_medians(values: Tensor, groups: Tensor, *, resamples: int = RESAMPLES, seed: int = 0) -> Tensor:
+    """The median over queries in each resample of the groups (the mean of the middle two if even).
+
+    Args:
+        values: (q,).
+        groups: (q,) integer; queries of one group are drawn together.
+        resamples: number of resamples.
+        seed: of the draw.
+
+    Returns:
+        (resamples,) float64.
+
+    Raises:
+        ShapeError: no query, NaN, or shapes that do not fit.
+    """
+    if values.ndim != 1:
+        raise ShapeError(f"values needs one axis (queries), got shape {tuple(values.shape)}")
+    cluster, num_clusters = _clusters(values, groups)
+    ordered, order = values.double().sort()
+    medians = []
+    for drawn in _draws(num_clusters, len(values), resamples=resamples, seed=seed):
+        upto = drawn[:, cluster[order]].cumsum(1)  # (r, q): queries drawn whose value is among the lowest so far
+        total = upto[:, -1:]
+        # The i-th of the drawn queries, from 0, is the first whose running count exceeds i.
+        middle = torch.cat([((total - 1) / 2).floor(), (total / 2).floor()], dim=1)
+        medians.append(ordered[torch.searchsorted(upto, middle, right=True)].mean(1))
+    return torch.cat(medians)
+
+
+def ci95(replicates: Tensor) -> list[float]:
+    """``[low, high]``: the 2.5 % and 97.5 % quantiles of bootstrap replicates (r,)."""
+    low, high = replicates.quantile(torch.tensor([0.025, 0.975], dtype=replicates.dtype)).tolist()
+    return [low, high]
+
+
+def _clusters(values: Tensor, groups: Tensor) -> tuple[Tensor, int]:
+    """The groups (q,) as numbers without gaps, and how many there are."""
+    groups = check_ids("groups", groups, length=len(values), of="values")
+    if not len(values):
+        raise ShapeError("values needs at least one query, got none")
+    if not values.isfinite().all():
+        raise ShapeError("values holds NaN or infinity; a metric of one query is always a finite number")
+    ids, cluster = groups.unique(return_inverse=True)
+    return cluster, len(ids)
+
+
+def _draws(num_clusters: int, width: int, *, resamples: int, seed: int) -> Iterator[Tensor]:
+    """Blocks (r, num_clusters) float64 of how often each group was drawn, for a caller who makes (r, width) of each."""
+    generator = torch.Generator().manual_seed(seed)
+    block = max(1, _BUDGET // max(num_clusters, width))
+    for start in range(0, resamples, block):
+        picks = torch.randint(num_clusters, (min(block, resamples - start), num_clusters), generator=generator)
+        drawn = torch.zeros(picks.shape, dtype=torch.float64)
+        yield drawn.scatter_add_(1, picks, torch.ones_like(drawn))

@@ -1,0 +1,163 @@
+"""`Encoder`: one side of a dual encoder — tower, pooling, head — and how it is built from a recipe's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmcl.config import HeadSection, TowerSection
+from mmcl.errors import ConfigError
+from mmcl.logs import get_logger
+from mmcl.models.heads import IdentityHead, LinearHead, MlpHead
+from mmcl.models.pooling import AttentionPooling, pool_tokens
+from mmcl.models.references import parse_tower
+from mmcl.models.tower import Tower
+
+log = get_logger(__name__)
+
+
+class Encoder(nn.Module):
+    """Tower -> pooling -> head -> unit rows.
+
+    Args:
+        tower: the encoder.
+        pooling: one of ``tower.poolings``, or ``"auto"``.
+        head: features (b, f) to (b, d).
+
+    Raises:
+        ConfigError: the tower has no such pooling.
+    """
+
+    def __init__(self, tower: Tower, head: nn.Module, *, pooling: str = "auto") -> None:
+        super().__init__()
+        pooling = tower.default_pooling if pooling == "auto" else pooling
+        if pooling not in tower.poolings:
+            raise ConfigError(
+                f"model.{tower.modality}.pooling is {pooling!r}; {tower.spec['name']!r} allows {', '.join(tower.poolings)}"
+            )
+        self.tower, self.head, self.pooling = tower, head, pooling
+        self.attention_pooling = AttentionPooling(tower.feature_dim) if pooling == "attention" else None
+
+    @property
+    def modality(self) -> str:
+        """``"image"`` or ``"text"``."""
+        return self.tower.modality
+
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether features never change in training: the tower is frozen, and pooling has no weights."""
+        return self.attention_pooling is None and not any(p.requires_grad for p in self.tower.parameters())
+
+    def features(self, **inputs: Tensor) -> Tensor:
+        """Tower inputs -> (b, f), before the head."""
+        output = self.tower(**inputs)
+        if self.pooling == "pooler":
+            return output.pooled
+        if self.attention_pooling is not None:
+            return self.attention_pooling(output.tokens, output.mask)
+        mask = output.mask
+        return pool_tokens(output.tokens, mask, self.pooling)
+
+    def forward(self, features: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Tower inputs, or ``features`` (b, f) computed before -> embeddings (b, d), unit rows, float32."""
+        if features is None:
+            features = self.features(**inputs)
+        return F.normalize(self.head(features).float(), dim=-1)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """A tower that is frozen whole stays in evaluation mode: its dropout and batch statistics do not move."""
+        super().train(mode)
+        if self.has_fixed_features:
+            self.tower.eval()
+        return self
+
+
+def build_tower(section: TowerSection, modality: str, *, captions: Iterable[str] = ()) -> Tower:
+    """Build the tower that a recipe names.
+
+    Args:
+        section: ``model.image`` or ``model.text``.
+        modality: ``"image"`` or ``"text"``.
+        captions: where a tiny text tower takes its vocabulary from.
+
+    Raises:
+        ConfigError: the name cannot be resolved; see the tower families.
+    """
+    reference = parse_tower(section.name)
+    if reference.family == "tiny":
+        from mmcl.models.tiny_tower import build_tiny_image_tower, build_tiny_text_tower
+
+        if modality == "image":
+            return build_tiny_image_tower(size=section.image_size, options=section.options)
+        return build_tiny_text_tower(captions=captions, max_length=section.max_length, options=section.options)
+    if reference.family == "timm":
+        from mmcl.models.timm_tower import build_timm_tower
+
+        if modality == "text":
+            raise ConfigError(f"model.text.name is {section.name!r}: timm has image models only")
+        return build_timm_tower(
+            reference.name,
+            checkpoint=reference.checkpoint,
+            pretrained=section.pretrained,
+            size=section.image_size,
+            options=section.options,
+        )
+    if reference.family == "open_clip":
+        from mmcl.models.open_clip_tower import build_open_clip_tower
+
+        return build_open_clip_tower(
+            reference.name,
+            modality,
+            checkpoint=reference.checkpoint,
+            pretrained=section.pretrained,
+            max_length=section.max_length,
+        )
+    from mmcl.models.transformers_tower import build_transformers_tower
+
+    return build_transformers_tower(
+        reference.name,
+        modality,
+        pretrained=section.pretrained,
+        size=section.image_size,
+        max_length=section.max_length,
+        options=section.options,
+    )
+
+
+def build_head(section: HeadSection, tower: Tower, embedding_dim: int) -> nn.Module:
+    """Build the head that a recipe asks for; a plain linear head starts from the tower's pretrained projection.
+
+    Raises:
+        ConfigError: ``none`` where features and embeddings differ in size.
+    """
+    if section.name == "none":
+        if tower.feature_dim != embedding_dim:
+            raise ConfigError(
+                f"model.{tower.modality}.head.name is none, but its features have {tower.feature_dim} values and "
+                f"model.embedding_dim is {embedding_dim}; set model.embedding_dim={tower.feature_dim} or use linear"
+            )
+        return IdentityHead()
+    if section.name == "mlp":
+        return MlpHead(
+            tower.feature_dim,
+            embedding_dim,
+            hidden_dims=section.hidden_dims,
+            input_dropout=section.input_dropout,
+            dropout=section.dropout,
+            norm=section.norm,
+            activation=section.activation,
+        )
+    head = LinearHead(tower.feature_dim, embedding_dim, bias=section.bias, input_dropout=section.input_dropout)
+    if tower.projection is not None and tower.projection.shape == head.projection.weight.shape:
+        log.info("%s head starts from the pretrained projection of %s", tower.modality, tower.spec["name"])
+        head.projection.weight.data.copy_(tower.projection)
+    return head
+
+
+def build_encoder(section: TowerSection, modality: str, embedding_dim: int, **captions: Any) -> Encoder:
+    """Tower, pooling and head of one side of a recipe."""
+    tower = build_tower(section, modality, **captions)
+    return Encoder(tower, build_head(section.head, tower, embedding_dim), pooling=section.pooling)

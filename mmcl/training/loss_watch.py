@@ -1,0 +1,70 @@
+"""Keeps an eye on the loss: not finite, diverged, or stuck at chance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmcl.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class LossWatch:
+    """A smoothed loss and what it says.
+
+    Args:
+        batch_size: of a whole step; chance is its logarithm.
+        warmup_steps: no verdict on a stuck loss before they are over.
+    """
+
+    SMOOTHING = 0.95
+    PATIENCE = 50  # steps before the loss may be called diverged
+    STUCK_AFTER = 200  # steps behind the warm-up before it may be called stuck
+
+    def __init__(self, *, batch_size: int, warmup_steps: int) -> None:
+        self.chance = math.log(batch_size)
+        self.warmup_steps = warmup_steps
+        self.average: float | None = None
+        self.lowest = math.inf
+        self.steps = 0
+        self.warned = False
+
+    def complaint(self, loss: float, *, step: int) -> str | None:
+        """Take a step's loss in; a sentence when training must stop, None while it may go on."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}."
+        self.steps += 1
+        self.average = loss if self.average is None else self.SMOOTHING * self.average + (1 - self.SMOOTHING) * loss
+        self.lowest = min(self.lowest, self.average)
+        ceiling = 3 * max(self.chance, self.lowest)
+        if self.steps > self.PATIENCE and self.average > ceiling:
+            return (
+                f"the loss has diverged: {self.average:.2f} on average, chance is ln(batch) = {self.chance:.2f} and it "
+                f"had been {self.lowest:.2f}."
+            )
+        self._warn_when_stuck(step)
+        return None
+
+    def _warn_when_stuck(self, step: int) -> None:
+        late = step >= self.warmup_steps + self.STUCK_AFTER
+        if self.warned or not late or self.average < 0.98 * self.chance:
+            return
+        self.warned = True
+        log.warning(
+            "step %d: the loss is still %.2f, which is chance (ln(batch) = %.2f): the model cannot tell the pairs apart "
+            "yet. Common causes: a learning rate too high (embeddings collapse) or too low, captions that repeat within "
+            "a batch (give them a group), images and captions that do not belong together, or both towers frozen",
+            step,
+            self.average,
+            self.chance,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resume needs."""
+        return {"average": self.average, "lowest": self.lowest, "steps": self.steps, "warned": self.warned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.average, self.lowest = state["average"], state["lowest"]
+        self.steps, self.warned = state["steps"], state["warned"]

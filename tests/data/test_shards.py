@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from stored_items import write_tar
+
+import mmcl.data.images
+import mmcl.data.shards
+from mmcl.data import available_splits, load
+from mmcl.data.shards import expand_shards
+from mmcl.errors import DataError
+
+
+def _members(items):
+    members = {}
+    for item in items:
+        key = item.name.removesuffix(".png")
+        members |= {f"{key}.png": item.png, f"{key}.txt": item.texts[0].encode()}
+    return members
+
+
+def test_braces_lists_and_stars(tmp_path, items):
+    for name in ("a-08", "a-09", "a-10", "b-08"):
+        write_tar(tmp_path / f"{name}.tar", _members(items[:1]))
+    assert [path.stem for path in expand_shards(tmp_path / "a-{08..10}.tar")] == ["a-08", "a-09", "a-10"]
+    assert [path.stem for path in expand_shards(tmp_path / "{a,b}-08.tar")] == ["a-08", "b-08"]
+    assert [path.stem for path in expand_shards(tmp_path / "a-*.tar")] == ["a-08", "a-09", "a-10"]
+    with pytest.raises(DataError, match=r"2 of 5 shards are missing, the first is .*a-11\.tar"):
+        expand_shards(tmp_path / "a-{08..12}.tar")
+    with pytest.raises(DataError, match="no file matches"):
+        load(str(tmp_path / "c-*.tar"))
+    with pytest.raises(DataError, match="only uncompressed"):
+        load(str(tmp_path / "c-{00..10}.tar.gz"))
+
+
+def test_text_label_and_json_members(tmp_path, items):
+    members = {
+        "x/a.png": items[0].png,
+        "x/a.txt": b" from text\nof two lines ",
+        "x/a.json": json.dumps({"caption": "from json", "width": 5}).encode(),
+        "x/a.cls": b"3",
+        "x/b.PNG": items[1].png,
+        "x/b.json": json.dumps({"caption": "from json", "width": 6}).encode(),
+        "x/.c.png": b"hidden",
+        "x/d.png": items[2].png,
+        "x/e.txt": b"no image",
+        "x/f.png": items[3].png,
+        "x/f.json": b"{broken",
+    }
+    path = write_tar(tmp_path / "one.tar", members)
+    dataset = load(path)
+    assert dataset.column("id") == ["x/a", "x/b"]
+    assert dataset.column("texts") == [["from text\nof two lines"], ["from json"]]
+    assert dataset.column("label") == ["3", None]
+    assert dataset.column("width") == [5, 6]
+    assert torch.equal(dataset.images.read(1), torch.from_numpy(items[1].pixels).permute(2, 0, 1))
+    reasons = {row.source: row.reason for row in dataset.skipped}
+    assert reasons[f"{path}:x/d"] == "no caption"
+    assert reasons[f"{path}:x/e"] == "no image file named"
+    assert "x/f.json cannot be read" in reasons[f"{path}:x/f"]
+    assert set(reasons) == {f"{path}:x/{key}" for key in "def"}
+
+
+def test_splits_by_name_and_by_folder(tmp_path, items):
+    (tmp_path / "named").mkdir()
+    for name, part in (("train-000", items[:2]), ("train-001", items[2:4]), ("val-000", items[4:])):
+        write_tar(tmp_path / "named" / f"{name}.tar", _members(part))
+    assert available_splits(tmp_path / "named") == ["train", "validation"]
+    assert load(tmp_path / "named", split="train").column("id") == ["0", "1", "2", "3"]
+    assert load(f"{tmp_path}/named/train-{{000..001}}.tar").column("id") == ["0", "1", "2", "3"]
+    for split, part in (("train", items[:4]), ("test", items[4:])):
+        (tmp_path / "folders" / split).mkdir(parents=True)
+        write_tar(tmp_path / "folders" / split / "shard.tar", _members(part))
+    assert load(f"{tmp_path}/folders:test").column("id") == ["4", "5"]
+
+
+def test_headers_are_read_once(tmp_path, items, monkeypatch):
+    path = write_tar(tmp_path / "a.tar", _members(items))
+    first = load(path)
+    indexes = list(Path(os.environ["MMCL_CACHE"]).glob("tar_index/*.arrow"))
+    assert len(indexes) == 1
+    scans = []
+    scan = mmcl.data.shards._scan
+    monkeypatch.setattr(mmcl.data.shards, "_scan", lambda *args: scans.append(args) or scan(*args))
+    assert load(path).fingerprint() == first.fingerprint()
+    assert not scans
+    indexes[0].write_bytes(b"damaged")
+    assert load(path).column("texts") == first.column("texts")
+    assert len(scans) == 1
+    write_tar(path, _members(items[:3]))
+    assert len(load(path)) == 3, "another size or time is another index"
+    assert len(scans) == 2
+
+
+def test_an_unwritable_cache_costs_only_time(tmp_path, items, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MMCL_CACHE", str(tmp_path / "file" / "below"))
+    assert len(load(write_tar(tmp_path / "a.tar", _members(items)))) == 6
+
+
+def test_a_shard_cut_short_loses_its_last_sample_alone(tmp_path, items):
+    path = write_tar(tmp_path / "a.tar", _members(items))
+    whole = path.read_bytes()
+    cut = whole.index(items[4].png) + 10
+    path.write_bytes(whole[:cut])
+    dataset = load(path)
+    assert dataset.column("id") == ["0", "1", "2", "3"]
+    assert "cut short" in dataset.skipped[0].reason
+    path.write_bytes(b"no tar at all" * 100)
+    with pytest.raises(DataError, match="no tar archive"):
+        load(path)
+
+
+def test_a_shard_that_vanishes_or_shrinks_names_the_member(tmp_path, items, monkeypatch):
+    path = write_tar(tmp_path / "a.tar", _members(items))
+    dataset = load(path)
+    monkeypatch.setattr(mmcl.data.images, "MAX_OPEN_SHARDS", 0)
+    assert torch.equal(dataset.images.read(0), torch.from_numpy(items[0].pixels).permute(2, 0, 1))
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(DataError, match=r"a\.tar:5\.png: the shard ends inside this member"):
+        dataset.images.read(5)
+    path.unlink()
+    with pytest.raises(DataError, match=r"a\.tar:5\.png: No such file"):
+        dataset.images.read(5)
+
+
+def test_open_files_do_not_travel(tmp_path, items):
+    store = load(write_tar(tmp_path / "a.tar", _members(items))).images
+    before = store.read(2)
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy._files == {}
+    del store
+    assert torch.equal(copy.read(2), before)
+
+
+def test_corrupt_images_name_shard_and_member(tmp_path, items):
+    path = write_tar(tmp_path / "a.tar", {"0.jpg": b"not an image", "0.txt": b"text", **_members(items[1:])})
+    with pytest.raises(DataError, match=r"a\.tar:0\.jpg: not an image"):
+        load(path).images.read(0)
