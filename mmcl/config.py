@@ -276,6 +276,16 @@ def known_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[st
             yield from known_keys(field.annotation, f"{prefix}{name}.")
 
 
+def describe_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every leaf key with its default and meaning, for people to read."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from describe_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            default = "" if field.is_required() else str(field.get_default(call_default_factory=True))
+            yield prefix + name, default, field.description or ""
+
+
 def nearest_key(key: str) -> str | None:
     """The known key most like an unknown one; None where nothing is near."""
     keys = list(known_keys())

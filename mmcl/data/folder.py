@@ -60,12 +60,8 @@ def open_folder(folder: Path, *, images: Path | None = None, columns: Mapping[st
         return SplitSources({name: partial(_read_whole, folder / name, images, columns) for name in split_folders})
     tables = _tables_by_split(folder, files) or ("data" in folders and _tables_by_split(folder / "data")) or {}
     if tables:
-        return SplitSources(
-            {
-                split: partial(read_tables, paths, root=images, image_column=columns.get("image"))
-                for split, paths in tables.items()
-            }
-        )
+        read = partial(read_tables, root=images, image_column=columns.get("image"))
+        return SplitSources({split: partial(read, paths) for split, paths in tables.items()})
     return OneTable(partial(_read_images, folder))
 
 

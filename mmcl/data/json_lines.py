@@ -33,10 +33,10 @@ def read_json_lines(path: Path) -> RawRows:
         OSError: the file cannot be opened.
         DataError: the file is a single JSON object, such as another data set's annotations.
     """
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    table = _read_fast(data)
+    table = _read_fast(path)
     if table is not None:
-        return RawRows(table, str(path), _Lines(path, data).locate)
+        return RawRows(table, str(path), _Lines(path).locate)
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     if data.lstrip()[:1] == b"[":
         return _read_list(path, data)
     numbers, skipped = _check_lines(path, data)
@@ -62,18 +62,21 @@ def table_from_lines(lines: Sequence[str]) -> pa.Table:
     return table
 
 
-def _read_fast(data: bytes) -> pa.Table | None:
-    """The table, or None where arrow's reader fails or would change values."""
-    if not data.strip():
-        return None
-    options = pj.ReadOptions(block_size=max(1 << 20, min(_BLOCK_BYTES, len(data) + 1)))
+def _read_fast(source: Path | bytes) -> pa.Table | None:
+    """The table of a file or of its content; None where arrow's reader fails or would change values."""
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    options = pj.ReadOptions(block_size=max(1 << 20, min(_BLOCK_BYTES, size + 1)))
+
+    def content() -> Any:
+        return pa.BufferReader(source) if isinstance(source, bytes) else pa.OSFile(str(source))
+
     try:
-        table = pj.read_json(pa.BufferReader(data), read_options=options)
+        table = pj.read_json(content(), read_options=options)
         if any(_has_time(column.type) for column in table.columns):
             # Strings that look like dates are read as times, and "2024-01-01" would come back as another string.
             schema = pa.schema([(column.name, _time_as_text(column.type)) for column in table.schema])
             parse = pj.ParseOptions(explicit_schema=schema)
-            table = pj.read_json(pa.BufferReader(data), read_options=options, parse_options=parse)
+            table = pj.read_json(content(), read_options=options, parse_options=parse)
         table.validate(full=True)  # the reader does not check UTF-8
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
@@ -166,8 +169,8 @@ def _is_text_or_texts(value: Any) -> bool:
 class _Lines:
     """Row numbers to ``file:line``; blank lines are no rows. Lines are counted only when a place is asked for."""
 
-    def __init__(self, path: Path, data: bytes) -> None:
-        self._path, self._size = path, len(data)
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._numbers: np.ndarray | None = None
 
     def locate(self, rows: Sequence[int]) -> list[str]:

@@ -174,6 +174,9 @@ def _scan(path: str, file_size: int) -> pa.Table:
             raise DataError(f"{path}: no tar archive, or a compressed or damaged one ({error})") from error
         last = next(reversed(samples.values()))
         last.setdefault("problem", f"the shard is cut short here ({error})")
+    for sample in samples.values():
+        if "member" not in sample:
+            sample.setdefault("problem", f"no image ({', '.join(IMAGE_EXTENSIONS)}) in the sample")
     return pa.Table.from_pylist([{"key": key, **sample} for key, sample in samples.items()], schema=_INDEX)
 
 

@@ -17,6 +17,8 @@ from mmcl.evaluation.checks import check_finite_rows, check_ids
 _TILE = 64
 # Above this many positives a query, sorting its row once is cheaper than one counting pass a positive.
 _SORT_ABOVE = 64
+# Scores held at a time by default, 32 MiB: large products keep all cores busy, and more gains nothing.
+_CHUNK_SCORES = 2**23
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def positive_ranks(
     gallery_groups: Tensor,
     *,
     depth: int | None = None,
-    chunk_size: int = 256,
+    chunk_size: int | None = None,
 ) -> Ranks:
     """Rank the positives (same group) of every query among the whole gallery by score ``queries @ gallery.T``.
 
@@ -82,7 +84,7 @@ def positive_ranks(
         gallery_groups: (m,) integer.
         depth: keep only ranks below it, and each query's best: O(n * depth) instead of one number a positive.
         chunk_size: queries scored at a time, rounded up to a multiple of 64; memory is O(chunk_size * m) besides the
-            result, and the result does not depend on it.
+            result, and the result does not depend on it. None: as many as make 32 MiB of scores.
 
     Returns:
         Ranks. Queries without a positive are left out and counted in ``num_unanswerable``; no query or an empty
@@ -97,7 +99,7 @@ def positive_ranks(
         >>> positive_ranks(torch.eye(4), torch.eye(4), ids, ids).ranks
         tensor([0, 0, 0, 0])
     """
-    if chunk_size < 1 or (depth is not None and depth < 1):
+    if any(number is not None and number < 1 for number in (chunk_size, depth)):
         raise ConfigError(f"chunk_size and depth need to be at least 1, got {chunk_size} and {depth}")
     queries, gallery = _check_pair(queries, gallery)
     query_groups = check_ids("query_groups", query_groups, length=len(queries), of="queries")
@@ -111,9 +113,9 @@ def positive_ranks(
     # Queries of like number of positives share a chunk, so that a huge group pads nobody else's row.
     order = answerable[torch.argsort(counts[answerable], stable=True)]
 
-    tile = -(-chunk_size // _TILE) * _TILE
     padded = pad_rows(gallery, _TILE)
-    scores = torch.empty(min(tile, -(-len(order) // _TILE) * _TILE), len(padded))  # (c, m)
+    chunk_size = min(chunk_size or _CHUNK_SCORES // len(padded), len(order))
+    scores = torch.empty(max(1, -(-chunk_size // _TILE)) * _TILE, len(padded))  # (c, m)
     kept, sizes = [], []
     for rows in order.split(len(scores)) if len(order) else ():
         torch.mm(pad_rows(queries[rows], len(scores)), padded.T, out=scores)

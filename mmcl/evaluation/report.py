@@ -66,7 +66,7 @@ def _retrieval(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
             chance = f"retrieval/{way}_chance_recall@{k}"
             yield from _line(metrics, f"retrieval/{way}_recall@{k}", f"{words} R@{k}", chance=chance)
         reader = f"retrieval/appearance_reader_{way}_recall@1"
-        yield from _line(metrics, reader, f"{words} R@1 of a reader of appearance alone")
+        yield from _line(metrics, reader, f"{words} R@1, appearance only")
         for key, name in _SUMMARIES.items():
             yield from _line(metrics, f"retrieval/{way}_{key}", f"{words} {name}")
 

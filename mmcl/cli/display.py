@@ -1,0 +1,123 @@
+"""What a person sees of a training: a progress bar on a terminal, lines elsewhere, and a table at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mmcl.build import TrainingRun
+from mmcl.config import Recipe
+from mmcl.evaluation import render_table
+from mmcl.logs import is_main_process
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class TrainingDisplay:
+    """Progress bar (terminal) or lines (elsewhere) with the loss, the chance line, the scale and the speed.
+
+    Args:
+        recipe: what is run.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.console = Console(quiet=not is_main_process())
+        self.recipe = recipe
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._cache_task: TaskID | None = None
+        self._last_line = 0.0
+        self._began = time.perf_counter()
+        self._first_step: int | None = None
+
+    def __enter__(self) -> TrainingDisplay:
+        self.console.print(f"[bold]{self.recipe.name}[/bold] on {self.recipe.data.path} -> {self.recipe.run_dir}")
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[status]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, record: dict[str, Any], *, total_steps: int) -> None:
+        """One step of training."""
+        status = (
+            f"loss {record['loss']:.3f} (chance {record['chance_loss']:.2f})  scale {record['logit_scale']:.1f}  "
+            f"{record['pairs_per_second']:.0f} pairs/s"
+        )
+        if self._bar is not None:
+            if self._task is None:
+                self._task = self._bar.add_task("training", total=total_steps, status="")
+            self._bar.update(self._task, completed=record["step"], status=status)
+            return
+        now = time.perf_counter()
+        if self._first_step is None:
+            self._first_step, self._began = record["step"] - 1, now
+        last = record["step"] == total_steps
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or last:
+            self._last_line = now
+            done = record["step"] - self._first_step
+            left = (now - self._began) / done * (total_steps - record["step"]) if done > 1 else math.nan
+            time_left = "" if math.isnan(left) or last else f"  {left:.0f} s left"
+            self.console.print(f"step {record['step']}/{total_steps}  {status}{time_left}", highlight=False)
+
+    def evaluation(self, metrics: dict[str, Any], *, step: int) -> None:
+        """One evaluation during training."""
+        shown = [
+            ("R@1 i2t", "retrieval/i2t_recall@1"),
+            ("R@1 t2i", "retrieval/t2i_recall@1"),
+            ("zero-shot", "zeroshot/top1"),
+            ("foils", "foils/mean"),
+        ]
+        parts = [f"{label} {100 * metrics[name]:.1f} %" for label, name in shown if name in metrics]
+        self.console.print(f"validation at step {step}: " + ", ".join(parts), highlight=False)
+
+    def cache_progress(self, title: str, done: int, total: int) -> None:
+        """How far the features of a frozen tower are."""
+        if self._bar is not None:
+            if self._cache_task is None:
+                self._cache_task = self._bar.add_task(title, total=total, status="")
+            self._bar.update(self._cache_task, description=title, completed=done, total=total, visible=done < total)
+            return
+        now = time.perf_counter()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or done == total:
+            self._last_line = now
+            self.console.print(f"{title}: {done}/{total}", highlight=False)
+
+
+def closing_table(run: TrainingRun, console: Console) -> None:
+    """Print how a run ended and what its best model is worth."""
+    progress = run.result.progress
+    table = Table(title=f"{run.recipe.name}: {run.result.stopped_by}", show_header=False)
+    first, last = progress.first_loss, progress.smooth_loss
+    if first is not None and last is not None:
+        chance = math.log(run.recipe.train.batch_size)
+        table.add_row("loss", f"{first:.3f} -> {last:.3f} (chance {chance:.2f})")
+    table.add_row("steps, time", f"{progress.step}, {progress.seconds:.0f} s ({run.result.pairs_per_second:.0f} pairs/s)")
+    table.add_row("peak memory", f"{run.result.peak_memory_mb:.0f} MiB")
+    table.add_row("parameters", f"{run.num_parameters:,} ({run.num_trainable:,} trained)")
+    if run.result.skipped:
+        table.add_row("skipped rows", f"{len(run.result.skipped)}, listed in {run.folder / 'skipped.jsonl'}")
+    if run.result.interrupted:
+        table.add_row("go on with", "the same command and --resume")
+    else:
+        table.add_row("best step", str(progress.best_step))
+        table.add_row("model", str(run.model))
+    console.print(table)
+    for split, metrics in run.metrics.items():
+        console.print(render_table(metrics, title=f"{split} split, best model"))
