@@ -111,6 +111,9 @@ class TowerSection(Section):
     layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per block downwards")
     max_length: int | None = Field(None, ge=4, description="text: tokens kept; default what the tower was trained with")
     image_size: int | None = Field(None, ge=8, description="image: pixels; default what the tower was trained with")
+    resize: Literal["crop", "squash"] | None = Field(
+        None, description="image: cut the middle out, or keep all and squash; default what the tower was trained with"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="config values of a random or tiny tower")
 
 

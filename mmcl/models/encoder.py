@@ -160,4 +160,6 @@ def build_head(section: HeadSection, tower: Tower, embedding_dim: int) -> nn.Mod
 def build_encoder(section: TowerSection, modality: str, embedding_dim: int, **captions: Any) -> Encoder:
     """Tower, pooling and head of one side of a recipe."""
     tower = build_tower(section, modality, **captions)
+    if section.resize is not None and modality == "image":
+        tower.preprocessing = tower.preprocessing.with_resize(section.resize)
     return Encoder(tower, build_head(section.head, tower, embedding_dim), pooling=section.pooling)

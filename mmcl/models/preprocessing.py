@@ -78,6 +78,10 @@ class ImagePreprocessing:
         edge = self.shortest_edge and round(self.shortest_edge * size / min(self.size))
         return dataclasses.replace(self, size=(size, size), shortest_edge=edge)
 
+    def with_resize(self, resize: Literal["squash", "crop"]) -> ImagePreprocessing:
+        """The same with another way to bring an image to ``size``; a crop then cuts from the shorter side as it is."""
+        return dataclasses.replace(self, resize=resize, shortest_edge=min(self.size) if resize == "crop" else None)
+
     @classmethod
     def from_image_processor(cls, config: dict[str, Any], *, source: str) -> ImagePreprocessing:
         """Read a Hugging Face ``preprocessor_config.json``.

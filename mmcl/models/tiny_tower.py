@@ -74,12 +74,11 @@ def word_tokenizer(captions: Iterable[str]) -> Any:
 
 
 def _configure(config_class: Any, defaults: dict[str, Any], options: dict[str, Any], modality: str) -> Any:
-    config = config_class(**defaults)
-    for key, value in options.items():
-        if not hasattr(config, key):
+    known = config_class(**defaults)
+    for key in options:
+        if not hasattr(known, key):
             raise ConfigError(f"model.{modality}.options.{key}: {config_class.__name__} has no such value")
-        setattr(config, key, value)
-    return config
+    return config_class(**{**defaults, **options})  # built anew: a config derives values from others (a pooler's size)
 
 
 def build_tiny_image_tower(*, size: int | None, options: dict[str, Any]) -> TransformersTower:
