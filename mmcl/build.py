@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmcl import data as data_sources
 from mmcl import losses
 from mmcl.config import EvaluateSection, Recipe, load_recipe
-from mmcl.data.augment import ImageAugmentation, possible_captions, row_seed
 from mmcl.data.cache_folder import cache_folder
-from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.training_splits import Splits, load_splits
 from mmcl.embedder import DualEncoderEmbedder, Embedder, load
-from mmcl.errors import ConfigError, DataError
+from mmcl.errors import ConfigError
 from mmcl.evaluation import FoilEvaluator, RetrievalEvaluator, ZeroShotEvaluator, load_classes, load_templates
-from mmcl.logs import get_logger, is_main_process
+from mmcl.evaluation.blind import BlindEmbedder
+from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.freezing import apply_freezing, parameter_groups
 from mmcl.models.saving import from_pretrained, save_pretrained
 from mmcl.negatives.samplers import RandomBatches
 from mmcl.objectives.image_text import ImageTextObjective
-from mmcl.training.cached_features import FeatureCache, ProgressCallback, Views
+from mmcl.training.cached_features import FeatureCache, ProgressCallback
+from mmcl.training.checkpoint import replace_folder
+from mmcl.training.inputs import TrainingInputs
 from mmcl.training.launch import start_accelerator
 from mmcl.training.optimizers import build_optimizer
+from mmcl.training.progress import TrainingResult
+from mmcl.training.protocols import Display, Hooks
 from mmcl.training.runs import RunFolder
-from mmcl.training.trainer import Display, Hooks, Trainer, TrainingResult
+from mmcl.training.skips import SkipLedger
+from mmcl.training.trainer import Trainer
 
 log = get_logger(__name__)
 
@@ -41,6 +45,7 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {"info_nce": losses.info_nce}
 OBJECTIVES: dict[str, type[torch.nn.Module]] = {"image_text": ImageTextObjective}
 
 VOCABULARY_ROWS = 1_000_000  # rows whose captions make a tiny tower's vocabulary
+METRIC_ROWS = 200  # rows that usually show what an evaluation measures
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------
@@ -88,9 +93,7 @@ def build_evaluators(
     unknown = [task for task in tasks if task not in EVALUATORS]
     if unknown:
         raise ConfigError(f"unknown task {unknown[0]!r}; there are {', '.join(EVALUATORS)}")
-    return [
-        EVALUATORS[task][0](dataset, section, confidence) for task in tasks if dataset.has(EVALUATORS[task][1])
-    ]
+    return [EVALUATORS[task][0](dataset, section, confidence) for task in tasks if dataset.has(EVALUATORS[task][1])]
 
 
 def run_evaluators(evaluators: Sequence[Any], embedder: Embedder) -> dict[str, Any]:
@@ -128,81 +131,6 @@ def evaluate(
     return run_evaluators(build_evaluators(dataset, section, tasks=tasks), embedder)
 
 
-# -- data --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The data of a run: what it learns from, what it is judged by on the way, and at the end."""
-
-    train: ImageTextDataset
-    validation: ImageTextDataset | None
-    test: dict[str, ImageTextDataset] = field(default_factory=dict)
-
-
-def _hold_out(dataset: ImageTextDataset, share: float, seed: int) -> tuple[ImageTextDataset, ImageTextDataset]:
-    """Whole groups for validation, the rest for training."""
-    groups = dataset.group_ids().numpy()
-    number = int(groups.max()) + 1
-    if number < 3:
-        raise DataError(f"{dataset.name}: {number} group(s) are too few to hold some out; set data.split.validation=null")
-    held = np.random.default_rng([seed, 1]).permutation(number)[: max(1, round(share * number))]
-    inside = np.isin(groups, held)
-    name = dataset.name
-    validation = dataset.select(np.flatnonzero(inside), name=f"{name}:held out")
-    return dataset.select(np.flatnonzero(~inside), name=f"{name}:rest"), validation
-
-
-def load_splits(recipe: Recipe) -> Splits:
-    """Load the splits that a recipe names.
-
-    Data without a validation split lend ``data.holdout_share`` of their training groups; without a test split there is
-    no final judgement on one. Both are logged.
-
-    Raises:
-        DataError: no such data, or no training split.
-    """
-    section = recipe.data
-    columns = {key: value for key, value in section.columns.model_dump().items() if value is not None}
-
-    def read(split: str | None) -> ImageTextDataset:
-        return data_sources.load(section.path, split=split, columns=columns, images=section.images)
-
-    there = data_sources.available_splits(section.path, columns=columns, images=section.images)
-    train = read(section.split.train if there else None)
-    wanted, validation = section.split.validation, None
-    if wanted is not None and wanted in there:
-        validation = read(wanted)
-    elif wanted is not None:
-        if wanted != "validation":
-            raise DataError(f"{section.path} has no split {wanted!r} (data.split.validation); it has {', '.join(there)}")
-        train, validation = _hold_out(train, section.holdout_share, recipe.run.seed)
-        log.warning("%s has no validation split: %d rows of the training split are held out", train.name, len(validation))
-    names = [] if not recipe.evaluate.at_end else [section.split.test, *recipe.evaluate.extra_splits]
-    test = {name: read(name) for name in names if name is not None and name in there}
-    for name in names:
-        if name is not None and name not in there:
-            log.warning("%s has no split %r: it is not judged at the end", section.path, name)
-    most = recipe.evaluate.max_rows
-    if validation is not None and most is not None and len(validation) > most:
-        rows = np.sort(np.random.default_rng([recipe.run.seed, 2]).permutation(len(validation))[:most])
-        validation = validation.select(rows, name=f"{validation.name} ({most} of {len(validation)} rows)")
-    return Splits(train, validation, test)
-
-
-def _note_load_skips(train: ImageTextDataset, share: float, run: RunFolder) -> None:
-    run.append_skipped(train.skipped)
-    total = len(train) + len(train.skipped)
-    if train.skipped:
-        log.warning("%d of %d rows cannot be used and are listed in %s", len(train.skipped), total, run.path / "skipped.jsonl")
-    if len(train.skipped) > share * total:
-        reasons = "; ".join(f"{row.source}: {row.reason}" for row in train.skipped[:3])
-        raise DataError(
-            f"{train.name}: {len(train.skipped)} of {total} rows cannot be used, more than data.max_skipped_share="
-            f"{share} ({reasons}); mend the data or raise the share"
-        )
-
-
 # -- training ----------------------------------------------------------------------------------------------------
 
 
@@ -231,39 +159,7 @@ class TrainingRun:
         return self.folder / "model"
 
 
-def build_reader(
-    recipe: Recipe, model: DualEncoder, train: ImageTextDataset, cache: FeatureCache | None
-) -> BatchReader:
-    """The training batches' reader: pixels and tokens, or cached features of towers that do not change."""
-    section = recipe.data
-    seed = recipe.run.seed
-    preprocessing = model.image.tower.preprocessing
-    augmentation = ImageAugmentation(section.augment, preprocessing) if section.augment.active else None
-    image: Any = ImagePixels(train, preprocessing, augmentation)
-    text: Any = model.text.tower.preprocessing
-    if cache is not None and model.image.has_fixed_features:
-        views = Views()
-        if augmentation is not None:
-            views = Views(
-                recipe.train.feature_cache.views,
-                augmentation,
-                f"{section.augment.model_dump_json()} seed {seed}",
-                lambda view, row: row_seed(seed, view, row),
-            )
-        image = cache.images(model.image, train, views=views, shared=True)
-    if cache is not None and model.text.has_fixed_features:
-        captions = {
-            caption
-            for row in range(len(train))
-            for caption in possible_captions(train.texts(row), train.value("tags", row), section.captions)
-        }
-        text = cache.texts(model.text, list(captions), shared=True)
-    return BatchReader(train, image, text, captions=section.captions, seed=seed)
-
-
-def build_cache(
-    recipe: Recipe, device: torch.device, progress: ProgressCallback | None
-) -> FeatureCache | None:
+def build_cache(recipe: Recipe, device: torch.device, progress: ProgressCallback | None) -> FeatureCache | None:
     """The cache of frozen towers' features, unless the recipe turns it off."""
     section = recipe.train.feature_cache
     if not section.enabled:
@@ -283,14 +179,14 @@ def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
     if recipe.train.compile:
         model.image.tower.compile()
         model.text.tower.compile()
+    apply_freezing(model, recipe.model)
     return model
 
 
 def _build_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> RandomBatches:
     lengths = None
     if recipe.data.bucket_by_length:
-        first = [train.texts(row)[0] for row in range(len(train))]
-        lengths = model.text.tower.preprocessing.lengths(first)
+        lengths = model.text.tower.preprocessing.lengths([texts[0] for texts in train.column("texts")])
     return RandomBatches(len(train), recipe.train.batch_size, seed=recipe.run.seed, lengths=lengths)
 
 
@@ -299,42 +195,48 @@ def _replace_model(model: DualEncoder, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_pretrained(model, partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    replace_folder(partial, folder)
 
 
-def build_hooks(
-    recipe: Recipe,
-    model: DualEncoder,
-    splits: Splits,
-    *,
-    device: torch.device,
-    cache: FeatureCache | None,
-    display: Display | None,
-) -> Hooks:
-    """What the trainer calls: judging on validation, saving, thawing, showing."""
-    judge = None
-    if splits.validation is not None and is_main_process():
-        section = recipe.evaluate
-        evaluators = build_evaluators(splits.validation, section, tasks=section.tasks, confidence=False)
-        embedder = DualEncoderEmbedder(model, device=device, features=cache)
+def build_judge(
+    recipe: Recipe, model: DualEncoder, validation: ImageTextDataset | None, cache: FeatureCache | None, device: Any
+) -> Callable[[], dict[str, Any]] | None:
+    """What judges the model during training; None where there is nothing to judge on.
 
-        def judge() -> dict[str, Any]:
-            return run_evaluators(evaluators, embedder)
+    Raises:
+        ConfigError: ``evaluate.metric`` is none that these data allow, or what needs evaluations has none.
+    """
+    section = recipe.evaluate
+    evaluators = []
+    if validation is not None:
+        evaluators = build_evaluators(validation, section, tasks=section.tasks, confidence=False)
+    if not evaluators:
+        for key, wanted in (
+            ("schedule.name=plateau", recipe.schedule.name == "plateau"),
+            ("evaluate.early_stopping", section.early_stopping is not None),
+        ):
+            if wanted:
+                raise ConfigError(f"{key} needs evaluations; give data.split.validation and evaluate.tasks")
+        return None
+    _check_metric(validation, section)
+    embedder = DualEncoderEmbedder(model, device=device, features=cache)
+    return lambda: run_evaluators(evaluators, embedder)
 
-    elif splits.validation is not None:
 
-        def judge() -> dict[str, Any]:
-            raise RuntimeError("only the main process judges")
-
-    thaws = any(tower.freeze_until_epoch is not None for tower in (recipe.model.image, recipe.model.text))
-    ids = splits.train
-    return Hooks(
-        save_model=lambda folder: _replace_model(model, folder),
-        judge=judge,
-        thaw=(lambda epoch: apply_freezing(model, recipe.model, epoch=epoch)) if thaws else None,
-        display=display,
-        row_name=lambda row: str(ids.value("id", row) or row),
+def _check_metric(validation: ImageTextDataset, section: EvaluateSection) -> None:
+    """A wrong ``evaluate.metric`` is told before training, not after its first hour."""
+    found: dict[str, Any] = {}
+    for rows in dict.fromkeys((min(len(validation), METRIC_ROWS), len(validation))):
+        part = validation.select(range(rows))
+        evaluators = build_evaluators(part, section, tasks=section.tasks, confidence=False)
+        found = run_evaluators(evaluators, BlindEmbedder())
+        if isinstance(found.get(section.metric), (int, float)):
+            return
+    numbers = sorted(name for name, value in found.items() if isinstance(value, (int, float)))
+    near = difflib.get_close_matches(section.metric, numbers, n=1)
+    raise ConfigError(
+        f"evaluate.metric is {section.metric!r}; evaluate.tasks measure {', '.join(numbers)} on {validation.name}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
     )
 
 
@@ -367,31 +269,21 @@ def train(
         recipe = load_recipe(recipe, overrides, smoke=smoke)
     accelerator = start_accelerator(recipe.run, precision=recipe.train.precision, folder=recipe.run_dir)
     run = RunFolder(recipe.run_dir, writes=accelerator.is_main_process)
+    values = recipe.model_dump(mode="json")
+    run.prepare(values, resume=resume)
+    accelerator.wait_for_everyone()  # every process has looked before one of them writes
     splits = load_splits(recipe)
-    run.open(recipe.model_dump(mode="json"), resume=resume)
-    accelerator.wait_for_everyone()
-    if not resume:
-        _note_load_skips(splits.train, recipe.data.max_skipped_share, run)
+    skips = SkipLedger(
+        run,
+        dropped=splits.train.skipped,
+        usable=len(splits.train),
+        share=recipe.data.max_skipped_share,
+    )
     model = _build_model(recipe, splits.train)
-    apply_freezing(model, recipe.model)
     cache = build_cache(recipe, accelerator.device, progress)
-    optimizer = build_optimizer(parameter_groups(model, recipe.model, recipe.optimizer), recipe.optimizer)
-    objective = ImageTextObjective(
-        model,
-        LOSSES[recipe.loss.name],
-        use_groups=recipe.loss.positives == "group",
-        label_smoothing=recipe.loss.label_smoothing,
-    )
-    trainer = Trainer(
-        objective,
-        optimizer,
-        reader=build_reader(recipe, model, splits.train, cache),
-        batches=_build_batches(recipe, splits.train, model),
-        recipe=recipe,
-        run=run,
-        accelerator=accelerator,
-        hooks=build_hooks(recipe, model, splits, device=accelerator.device, cache=cache, display=display),
-    )
+    trainer = _build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=display)
+    if not resume:
+        run.begin(values)
     if recipe.run.tracker != "none":
         accelerator.init_trackers("mmcl", config={"recipe": recipe.model_dump_json()})
     torch.manual_seed(recipe.run.seed + 7919 * accelerator.process_index)  # dropout differs between processes
@@ -399,9 +291,49 @@ def train(
     metrics = {}
     if accelerator.is_main_process and not result.interrupted:
         metrics = judge_best(recipe, run, splits, device=accelerator.device, cache=cache)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
-    return TrainingRun(
-        run.path, recipe, result, metrics, model.num_parameters(), model.num_parameters(trainable=True)
+    return TrainingRun(run.path, recipe, result, metrics, model.num_parameters(), model.num_parameters(trainable=True))
+
+
+def _build_trainer(
+    recipe: Recipe,
+    model: DualEncoder,
+    splits: Splits,
+    run: RunFolder,
+    skips: SkipLedger,
+    accelerator: Any,
+    *,
+    cache: FeatureCache | None,
+    display: Display | None,
+) -> Trainer:
+    optimizer = build_optimizer(parameter_groups(model, recipe.model, recipe.optimizer), recipe.optimizer)
+    objective = ImageTextObjective(
+        model,
+        LOSSES[recipe.loss.name],
+        use_groups=recipe.loss.positives == "group",
+        label_smoothing=recipe.loss.label_smoothing,
+    )
+    # What is wrong with the evaluation is told before features are computed.
+    judge = build_judge(recipe, model, splits.validation, cache, accelerator.device)
+    inputs = TrainingInputs(recipe, model, splits.train, cache)
+    hooks = Hooks(
+        save_model=lambda folder: _replace_model(model, folder),
+        judge=judge,
+        thaw=inputs.thaw,
+        display=display,
+        row_name=lambda row: str(splits.train.value("id", row) or row),
+    )
+    return Trainer(
+        objective,
+        optimizer,
+        reader=inputs.reader,
+        batches=_build_batches(recipe, splits.train, model),
+        recipe=recipe,
+        run=run,
+        skips=skips,
+        accelerator=accelerator,
+        hooks=hooks,
     )
 
 
@@ -411,7 +343,9 @@ def judge_best(
     """Load the best model back from the run folder and judge it on the test splits; written to ``evaluation.json``."""
     if not splits.test:
         return {}
-    embedder = DualEncoderEmbedder(from_pretrained(run.model), device=device, features=cache)
+    best = from_pretrained(run.model)
+    apply_freezing(best, recipe.model)  # so that towers that never changed find their features in the cache
+    embedder = DualEncoderEmbedder(best, device=device, features=cache)
     metrics = {
         name: run_evaluators(build_evaluators(split, recipe.evaluate, tasks=recipe.evaluate.tasks), embedder)
         for name, split in splits.test.items()

@@ -21,6 +21,8 @@ class Section(BaseModel):
 
 
 class RunSection(Section):
+    """Where a training writes, its seed, and who else is told."""
+
     dir: str | None = Field(None, description="folder this training writes; default runs/RECIPE_NAME")
     seed: int = Field(0, ge=0, description="seeds weights, order, augmentation and dropout")
     tracker: Literal["none", "tensorboard", "trackio", "wandb"] = Field("none", description="where metrics also go")
@@ -28,18 +30,22 @@ class RunSection(Section):
 
 
 class ColumnsSection(Section):
-    image: str | None = None
-    text: str | None = None
-    label: str | None = None
-    group: str | None = None
-    domain: str | None = None
-    tags: str | None = None
-    negatives: str | None = None
-    id: str | None = None
-    split: str | None = None
+    """What the data call mmcl's columns; a dot reaches into a struct, such as ``text: i18n.de``."""
+
+    image: str | None = Field(None, description="the data's name for: image; default image, file_name, path ...")
+    text: str | None = Field(None, description="the data's name for: caption, or list of captions; default text, caption")
+    label: str | None = Field(None, description="the data's name for: class, for zero-shot")
+    group: str | None = Field(None, description="the data's name for: what belongs together; same group = positive")
+    domain: str | None = Field(None, description="the data's name for: where a row comes from, such as photo or sketch")
+    tags: str | None = Field(None, description="the data's name for: list of keywords")
+    negatives: str | None = Field(None, description="the data's name for: list of wrong captions")
+    id: str | None = Field(None, description="the data's name for: what messages call a row")
+    split: str | None = Field(None, description="the data's name for: the split a row is in")
 
 
 class SplitSection(Section):
+    """Which splits are trained on, judged during training, and judged at the end."""
+
     train: str = Field("train", description="split to train on")
     validation: str | None = Field("validation", description="split judged during training; null: none")
     test: str | None = Field("test", description="split judged once, with the best model; null: none")
@@ -51,10 +57,12 @@ class AugmentSection(Section):
     crop_scale: tuple[float, float] | None = Field(
         None, strict=False, description="share of the image's area a random resized crop keeps, such as [0.5, 1.0]"
     )
-    crop_ratio: tuple[float, float] = Field((0.75, 1.3333333), strict=False)
+    crop_ratio: tuple[float, float] = Field(
+        (0.75, 1.3333333), strict=False, description="narrowest and widest crop, as width / height"
+    )
     flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
     color_jitter: float = Field(0.0, ge=0, le=1, description="strength (SimCLR's s, arXiv:2002.05709 app. A)")
-    color_jitter_probability: float = Field(0.8, ge=0, le=1)
+    color_jitter_probability: float = Field(0.8, ge=0, le=1, description="probability of colour jitter, where it is on")
     grayscale: float = Field(0.0, ge=0, le=1, description="probability of dropping colour")
     blur: float = Field(0.0, ge=0, le=1, description="probability of a Gaussian blur")
     erase: float = Field(0.0, ge=0, le=1, description="probability of erasing a rectangle (arXiv:1708.04896)")
@@ -67,11 +75,15 @@ class AugmentSection(Section):
 
 
 class CaptionsSection(Section):
+    """Which of a row's captions a step uses, and what is appended to it."""
+
     sample: Literal["random", "first"] = Field("random", description="which of several captions a step uses")
     tags_probability: float = Field(0.0, ge=0, le=1, description="chance that the row's tags are appended")
 
 
 class DataSection(Section):
+    """What is learnt from: the data, their splits and columns, and how images and captions are varied."""
+
     path: str = Field(description="DATA: folder, table, shards, Hub id, or shapes[?train=N&seed=N]")
     images: str | None = Field(None, description="folder the image paths of a table are relative to")
     split: SplitSection = SplitSection()
@@ -83,10 +95,13 @@ class DataSection(Section):
     holdout_share: float = Field(
         0.05, gt=0, lt=1, description="share of the training groups held out where the data have no validation split"
     )
+    max_rows: int | None = Field(None, ge=4, description="rows used of each split, drawn by run.seed; null: all")
     max_skipped_share: float = Field(0.1, ge=0, le=1, description="stop when more rows than this are unusable")
 
 
 class HeadSection(Section):
+    """What maps a tower's features to embeddings."""
+
     name: Literal["linear", "mlp", "none"] = Field(
         "linear", description="map from features to embeddings; none: the tower's features are the embeddings"
     )
@@ -94,11 +109,13 @@ class HeadSection(Section):
     input_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the features")
     dropout: float = Field(0.0, ge=0, lt=1, description="mlp: dropout on hidden layers")
     norm: Literal["none", "layer", "batch"] = Field("none", description="mlp: norm after each hidden layer")
-    activation: Literal["gelu", "relu", "silu"] = "gelu"
+    activation: Literal["gelu", "relu", "silu"] = Field("gelu", description="mlp: after each hidden layer")
     bias: bool = Field(False, description="linear: whether it has a bias (CLIP's has none)")
 
 
 class TowerSection(Section):
+    """One encoder: its name, how it is pooled, what of it is frozen and how fast it learns."""
+
     name: str = Field("tiny", description="transformers id or folder, timm:NAME, open_clip:ARCH[/PRETRAINED], or tiny")
     pretrained: bool = Field(True, description="false: random weights from the tower's config")
     pooling: Literal["auto", "cls", "mean", "max", "pooler", "attention"] = Field(
@@ -118,17 +135,21 @@ class TowerSection(Section):
 
 
 class ModelSection(Section):
+    """Two towers, the size of their common space, and the factor from scores to logits."""
+
     image: TowerSection = TowerSection()
     text: TowerSection = TowerSection()
     embedding_dim: int = Field(256, ge=2, description="size of the shared space")
     logit_scale: float = Field(1 / 0.07, gt=0, description="start of the learnable scale (CLIP, arXiv:2103.00020 2.5)")
     logit_scale_max: float = Field(100.0, gt=0, description="the scale is kept below (CLIP, arXiv:2103.00020 2.5)")
-    logit_scale_learnable: bool = True
+    logit_scale_learnable: bool = Field(True, description="false: the scale stays where it starts")
     logit_bias: float | None = Field(None, description="start of a learnable bias (SigLIP: -10); null: no bias")
 
 
 class LossSection(Section):
-    name: Literal["info_nce"] = "info_nce"
+    """The loss and what it takes for a positive."""
+
+    name: Literal["info_nce"] = Field("info_nce", description="info_nce: CLIP's symmetric loss")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all candidates")
     positives: Literal["group", "pair"] = Field(
         "group", description="group: rows of one group (or with equal captions) are positives; pair: the own pair alone"
@@ -136,28 +157,34 @@ class LossSection(Section):
 
 
 class FeatureCacheSection(Section):
+    """Whether and where the features of frozen towers are kept."""
+
     enabled: bool = Field(True, description="compute the features of frozen towers once and keep them on disk")
     dir: str | None = Field(None, description="folder; default $MMCL_CACHE or ~/.cache/mmcl")
     views: int = Field(1, ge=1, description="augmented views kept of each training image when data.augment is on")
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, description="items a forward pass of a frozen tower")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the frozen towers; auto: fp32 unless train.precision is bf16"
     )
 
 
 class EmaSection(Section):
-    enabled: bool = False
+    """The moving average of the weights."""
+
+    enabled: bool = Field(False, description="judge and save a moving average of the weights")
     decay: float = Field(0.999, gt=0, lt=1, description="of the moving average of the weights, per step")
 
 
 class TrainSection(Section):
+    """How long and in what batches and arithmetic is trained."""
+
     batch_size: int = Field(128, ge=2, description="pairs a step, over all processes")
-    epochs: float = Field(10.0, gt=0)
+    epochs: float = Field(10.0, gt=0, description="passes over the training split; may be a fraction")
     max_steps: int | None = Field(None, ge=1, description="overrides epochs")
     max_minutes: float | None = Field(None, gt=0, description="stop cleanly after this time")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="arithmetic of the towers; the loss is fp32")
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; null: never")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="less memory for more time: recompute activations")
     compile: bool = Field(False, description="torch.compile the towers")
     ema: EmaSection = EmaSection()
     feature_cache: FeatureCacheSection = FeatureCacheSection()
@@ -165,8 +192,10 @@ class TrainSection(Section):
 
 
 class OptimizerSection(Section):
+    """The optimizer and its learning rate."""
+
     name: str = Field("adamw", description="adamw, adam, sgd, or any class of torch.optim")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="highest rate of the schedule")
     weight_decay: float = Field(0.1, ge=0, description="on matrices; never on biases, norms, embeddings, logit_scale")
     betas: tuple[float, float] | None = Field(None, strict=False, description="of Adam's family")
     momentum: float | None = Field(None, ge=0, description="of sgd")
@@ -174,9 +203,13 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    name: Literal["cosine", "constant", "linear", "exponential", "step", "plateau"] = "cosine"
+    """How the learning rate changes over the run."""
+
+    name: Literal["cosine", "constant", "linear", "exponential", "step", "plateau"] = Field(
+        "cosine", description="how the learning rate falls after the warm-up"
+    )
     warmup_steps: int | None = Field(None, ge=0, description="default: warmup_share of all steps")
-    warmup_share: float = Field(0.05, ge=0, lt=1)
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
     min_factor: float = Field(0.0, ge=0, le=1, description="share of the learning rate kept at the end")
     gamma: float = Field(0.1, gt=0, lt=1, description="exponential: factor over the whole run; step, plateau: per drop")
     milestones: tuple[float, ...] = Field((0.5, 0.75), strict=False, description="step: drops, as shares of the run")
@@ -184,25 +217,29 @@ class ScheduleSection(Section):
 
 
 class EvaluateSection(Section):
-    every_steps: int | None = Field(None, ge=1)
-    every_epochs: float | None = Field(None, gt=0, description="default: 1 when every_steps is not given")
+    """When the model is judged, by what, and which model is the best."""
+
+    every_steps: int | None = Field(None, ge=1, description="steps between evaluations")
+    every_epochs: float | None = Field(None, gt=0, description="epochs between evaluations; default: 1 when every_steps is not given")
     at_end: bool = Field(True, description="judge the test split with the best model")
     tasks: tuple[Literal["retrieval", "zeroshot", "foils"], ...] = Field(
         ("retrieval", "zeroshot", "foils"), strict=False, description="those that the data allow are run"
     )
     extra_splits: tuple[str, ...] = Field((), strict=False, description="further splits judged at the end")
     metric: str = Field("retrieval/mean_recall@1", description="what the best checkpoint is best at")
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] = Field("max", description="whether more or less of the metric is better")
     early_stopping: int | None = Field(None, ge=1, description="evaluations without gain before stopping")
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, description="items a forward pass of an evaluation")
     classes: str | None = Field(None, description="file of zero-shot classes")
     templates: str | None = Field(None, description="file of zero-shot prompt templates")
     max_rows: int | None = Field(5000, ge=2, description="rows of the validation split judged during training")
 
 
 class CheckpointSection(Section):
-    every_steps: int | None = Field(None, ge=1)
-    every_minutes: float | None = Field(15.0, gt=0)
+    """How often everything that resume needs is written."""
+
+    every_steps: int | None = Field(None, ge=1, description="steps between checkpoints")
+    every_minutes: float | None = Field(15.0, gt=0, description="minutes between checkpoints")
     keep: int = Field(2, ge=1, description="newest checkpoints kept")
 
 
@@ -280,13 +317,19 @@ def known_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[st
 
 
 def describe_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Every leaf key with its default and meaning, for people to read."""
+    """Every leaf key with its default, as YAML, and its meaning; a key that every recipe needs has no default."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from describe_keys(field.annotation, f"{prefix}{name}.")
         else:
-            default = "" if field.is_required() else str(field.get_default(call_default_factory=True))
+            default = "" if field.is_required() else _as_yaml(field.get_default(call_default_factory=True))
             yield prefix + name, default, field.description or ""
+
+
+def _as_yaml(value: Any) -> str:
+    """A default as a recipe would write it: null, true, [0.5, 0.75], 1e-3."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def nearest_key(key: str) -> str | None:
@@ -420,6 +463,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), *, smoke: 
 
 # What --smoke changes in every recipe; a recipe's own ``smoke`` section adds to it.
 SMOKE: dict[str, Any] = {
+    "data.max_rows": 128,
     "train.max_steps": 4,
     "train.batch_size": 16,
     "train.log_every": 1,

@@ -75,8 +75,12 @@ class _EncodeMixin:
     def _check(self, items: Sequence[Any], modality: str) -> None:
         if modality not in self.modalities:
             raise ConfigError(f"modality is {modality!r}; this model embeds {', '.join(sorted(self.modalities))}")
-        if isinstance(items, (str, bytes)):
-            raise ShapeError(f"items is one {type(items).__name__}; want a list, even of one: [{items[:40]!r}]")
+        if isinstance(items, (str, bytes)) or not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
+            raise ShapeError(f"items is a {type(items).__name__}; want a list of {modality}s, even of one")
+        if modality == "text":
+            for row, item in enumerate(items):
+                if not isinstance(item, str):
+                    raise ShapeError(f"text {row} is a {type(item).__name__}; want a string")
 
 
 class DualEncoderEmbedder(_EncodeMixin):
@@ -108,7 +112,7 @@ class DualEncoderEmbedder(_EncodeMixin):
         """The factor from scores to logits."""
         return float(self.model.logit_scale.detach())
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what is embedded may be trained on, as linear probes do
     def embed(self, items: Sequence[Any], modality: str, *, batch_size: int = 64) -> Tensor:
         """Items to embeddings; see ``Embedder``.
 
@@ -152,7 +156,7 @@ class DualEncoderEmbedder(_EncodeMixin):
             embeddings[chunk] = self._run(encoder, tokenize([texts[i] for i in chunk]))
         return embeddings
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_dataset_images(
         self, dataset: ImageTextDataset, *, batch_size: int = 64
     ) -> tuple[Tensor, np.ndarray, list[SkippedRow]]:
@@ -275,14 +279,21 @@ def _mmcl_folder(reference: str) -> Path | None:
             return folder
     if os.path.isdir(reference) or reference.count("/") != 1 or reference.startswith((".", "/")):
         return None
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         hf_hub_download(reference, DESCRIPTION)
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-        return None
-    return Path(snapshot_download(reference))
+        return Path(snapshot_download(reference))
+    except LocalEntryNotFoundError as error:
+        if isinstance(try_to_load_from_cache(reference, "config.json"), str):
+            return None  # a transformers model that was fetched before
+        raise ConfigError(
+            f"there is no folder {reference!r}, and the Hub cannot be reached to look for a model of that name; check "
+            f"the name and the network, or download it first (hf download {reference}) and give its folder"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return None  # it is no mmcl model; whether it is one of transformers' is seen later
 
 
 def load(reference: str | Path, *, device: str | None = None) -> Embedder:
@@ -305,7 +316,7 @@ def load(reference: str | Path, *, device: str | None = None) -> Embedder:
         >>> model.encode_text(["a red circle"]).shape             # doctest: +SKIP
         torch.Size([1, 256])
     """
-    from mmcl.models.references import resolve_path
+    from mmcl.models.references import parse_tower, resolve_path
 
     reference = str(reference)
     if reference.startswith("vectors:"):
@@ -315,13 +326,17 @@ def load(reference: str | Path, *, device: str | None = None) -> Embedder:
         name = resolve_path(reference.removeprefix("sentence-transformers:"))
         try:
             return SentenceTransformersEmbedder(library.SentenceTransformer(name, device=device))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{reference!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            from mmcl.models.transformers_loading import first_line
+
+            raise ConfigError(f"{reference!r} cannot be loaded ({first_line(error)})") from error
     if reference.startswith("open_clip:"):
         from mmcl.models.dual_sources import dual_encoder_from_open_clip
 
-        arch, _, checkpoint = reference.removeprefix("open_clip:").partition("/")
-        return DualEncoderEmbedder(dual_encoder_from_open_clip(arch, resolve_path(checkpoint) or None), device=device)
+        named = parse_tower(reference)
+        return DualEncoderEmbedder(dual_encoder_from_open_clip(named.name, named.checkpoint), device=device)
+    if reference == "tiny" or reference.startswith("timm:"):
+        raise ConfigError(f"{reference!r} is a tower, not a model of images and texts; name it in model.image.name")
     return DualEncoderEmbedder(_dual_encoder(resolve_path(reference)), device=device)
 
 

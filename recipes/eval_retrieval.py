@@ -1,6 +1,6 @@
 """Judge a model by retrieval: the same as `mmcl eval retrieval MODEL DATA`.
 
-    python recipes/eval_retrieval.py runs/quickstart shapes:test --json retrieval.json
+python recipes/eval_retrieval.py runs/quickstart shapes:test --json retrieval.json
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Judge a model by zero-shot classification: the same as `mmcl eval zeroshot MODEL DATA`.
 
-    python recipes/eval_zero_shot.py runs/quickstart shapes:test --json zeroshot.json
+python recipes/eval_zero_shot.py runs/quickstart shapes:test --json zeroshot.json
 """
 
 import sys

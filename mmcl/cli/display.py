@@ -8,10 +8,13 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from mmcl.build import TrainingRun
+from mmcl.cli.console import make_console
 from mmcl.config import Recipe
 from mmcl.evaluation import render_table
 from mmcl.logs import is_main_process
@@ -27,7 +30,7 @@ class TrainingDisplay:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.console = Console(quiet=not is_main_process())
+        self.console = make_console(quiet=not is_main_process())
         self.recipe = recipe
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -37,10 +40,11 @@ class TrainingDisplay:
         self._first_step: int | None = None
 
     def __enter__(self) -> TrainingDisplay:
-        self.console.print(f"[bold]{self.recipe.name}[/bold] on {self.recipe.data.path} -> {self.recipe.run_dir}")
+        where = f" on {self.recipe.data.path} -> {self.recipe.run_dir}"
+        self.console.print(Text.assemble((self.recipe.name, "bold"), where), soft_wrap=True)
         if self.console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[status]}"),
@@ -74,7 +78,7 @@ class TrainingDisplay:
             done = record["step"] - self._first_step
             left = (now - self._began) / done * (total_steps - record["step"]) if done > 1 else math.nan
             time_left = "" if math.isnan(left) or last else f"  {left:.0f} s left"
-            self.console.print(f"step {record['step']}/{total_steps}  {status}{time_left}", highlight=False)
+            self.console.print(f"step {record['step']}/{total_steps}  {status}{time_left}", soft_wrap=True)
 
     def evaluation(self, metrics: dict[str, Any], *, step: int) -> None:
         """One evaluation during training."""
@@ -85,7 +89,7 @@ class TrainingDisplay:
             ("foils", "foils/mean"),
         ]
         parts = [f"{label} {100 * metrics[name]:.1f} %" for label, name in shown if name in metrics]
-        self.console.print(f"validation at step {step}: " + ", ".join(parts), highlight=False)
+        self.console.print(f"validation at step {step}: " + ", ".join(parts), soft_wrap=True)
 
     def cache_progress(self, title: str, done: int, total: int) -> None:
         """How far the features of a frozen tower are."""
@@ -97,27 +101,29 @@ class TrainingDisplay:
         now = time.perf_counter()
         if now - self._last_line >= SECONDS_BETWEEN_LINES or done == total:
             self._last_line = now
-            self.console.print(f"{title}: {done}/{total}", highlight=False)
+            self.console.print(f"{title}: {done}/{total}", markup=False, soft_wrap=True)
 
 
 def closing_table(run: TrainingRun, console: Console) -> None:
     """Print how a run ended and what its best model is worth."""
     progress = run.result.progress
-    table = Table(title=f"{run.recipe.name}: {run.result.stopped_by}", show_header=False)
+    table = Table(title=f"{escape(run.recipe.name)}: {run.result.stopped_by}", show_header=False)
     first, last = progress.first_loss, progress.smooth_loss
     if first is not None and last is not None:
         chance = math.log(run.recipe.train.batch_size)
         table.add_row("loss", f"{first:.3f} -> {last:.3f} (chance {chance:.2f})")
-    table.add_row("steps, time", f"{progress.step}, {progress.seconds:.0f} s ({run.result.pairs_per_second:.0f} pairs/s)")
+    table.add_row(
+        "steps, time", f"{progress.step}, {progress.seconds:.0f} s ({run.result.pairs_per_second:.0f} pairs/s)"
+    )
     table.add_row("peak memory", f"{run.result.peak_memory_mb:.0f} MiB")
     table.add_row("parameters", f"{run.num_parameters:,} ({run.num_trainable:,} trained)")
     if run.result.skipped:
-        table.add_row("skipped rows", f"{len(run.result.skipped)}, listed in {run.folder / 'skipped.jsonl'}")
+        table.add_row("skipped rows", Text(f"{len(run.result.skipped)}, listed in {run.folder / 'skipped.jsonl'}"))
     if run.result.interrupted:
         table.add_row("go on with", "the same command and --resume")
     else:
         table.add_row("best step", str(progress.best_step))
-        table.add_row("model", str(run.model))
+        table.add_row("model", Text(str(run.model)))
     console.print(table)
     for split, metrics in run.metrics.items():
         console.print(render_table(metrics, title=f"{split} split, best model"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mmcl.cli.console import check_json_file, make_console, watch_images, write_json
 
 if TYPE_CHECKING:
     from mmcl.data.dataset import ImageTextDataset
@@ -14,14 +15,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Judge any model on any data.", no_args_is_help=True)
 
-Model = Annotated[str, typer.Argument(help="Run folder, Hub id, open_clip:ARCH/PRETRAINED, vectors:FILE ...")]
-Data = Annotated[str, typer.Argument(help="Folder, table, shards, Hub id or shapes; DATA:SPLIT picks a split.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Run folder, Hub id, open_clip:ARCH/PRETRAINED, vectors:FILE ...")
+]
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="Folder, table, shards, Hub id or shapes; DATA:SPLIT picks a split.")
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Items a forward pass.")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the metrics as JSON.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default the GPU where there is one.")]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="NAME=YOURS", help="Where your data calls a column otherwise, such as text=title."),
+    typer.Option(
+        "--column", metavar="NAME=YOURS", help="Where your data calls a column otherwise, such as text=title."
+    ),
 ]
 Images = Annotated[Path | None, typer.Option("--images", help="Folder that a table's image paths are relative to.")]
 
@@ -29,6 +36,7 @@ Images = Annotated[Path | None, typer.Option("--images", help="Folder that a tab
 def _open(
     model: str, data: str, *, device: str | None, columns: list[str] | None, images: Path | None
 ) -> tuple[Embedder, ImageTextDataset]:
+    """The data first: they are quick to check, a model may be slow to load."""
     from mmcl import data as sources
     from mmcl.embedder import load
     from mmcl.errors import ConfigError
@@ -39,19 +47,15 @@ def _open(
         if not sign:
             raise ConfigError(f"--column {pair!r}: want NAME=YOURS, such as text=title")
         renamed[name] = yours
-    # The data first: they are quick to check, a model may be slow to load.
     dataset = sources.load(data, columns=renamed, images=images)
     return load(model, device=device), dataset
 
 
 def _report(metrics: dict[str, Any], *, title: str, json_file: Path | None) -> None:
-    from rich.console import Console
-
     from mmcl.evaluation import render_table
 
-    Console().print(render_table(metrics, title=title))
-    if json_file is not None:
-        json_file.write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    make_console().print(render_table(metrics, title=title))
+    write_json(json_file, metrics)
 
 
 @app.command(no_args_is_help=True)
@@ -68,14 +72,14 @@ def retrieval(
 
     Example: mmcl eval retrieval runs/emoji path/to/emoji:test --json retrieval.json
     """
+    check_json_file(json_file)
     embedder, dataset = _open(model, data, device=device, columns=columns, images=images)
-    from mmcl.evaluation import RetrievalEvaluator
+    from mmcl.evaluation import FoilEvaluator, RetrievalEvaluator
 
-    metrics = RetrievalEvaluator(dataset, batch_size=batch_size)(embedder)
-    if dataset.has("foils"):
-        from mmcl.evaluation import FoilEvaluator
-
-        metrics |= FoilEvaluator(dataset, batch_size=batch_size)(embedder)
+    with watch_images(dataset, make_console()):
+        metrics = RetrievalEvaluator(dataset, batch_size=batch_size)(embedder)
+        if dataset.has("foils"):
+            metrics |= FoilEvaluator(dataset, batch_size=batch_size)(embedder)
     _report(metrics, title=f"{model} on {dataset.name}", json_file=json_file)
 
 
@@ -100,6 +104,7 @@ def zeroshot(
 
     Example: mmcl eval zeroshot runs/emoji path/to/emoji:test --templates templates.txt
     """
+    check_json_file(json_file)
     embedder, dataset = _open(model, data, device=device, columns=columns, images=images)
     from mmcl.evaluation import ZeroShotEvaluator, load_classes, load_prompts, load_templates
     from mmcl.evaluation.report import render_confusion
@@ -112,9 +117,7 @@ def zeroshot(
         prompts=load_prompts(prompts) if prompts else None,
         batch_size=batch_size,
     )
-    prediction = evaluator.predict(embedder)
+    with watch_images(dataset, make_console()):
+        prediction = evaluator.predict(embedder)
     _report(judge_prediction(prediction), title=f"{model} on {dataset.name}", json_file=json_file)
-
-    from rich.console import Console
-
-    Console().print(render_confusion(prediction))
+    make_console().print(render_confusion(prediction))

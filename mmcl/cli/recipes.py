@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from mmcl.cli.console import make_console
 
 app = typer.Typer(help="List, show or copy the recipes that ship with mmcl.", invoke_without_command=True)
 
@@ -21,19 +24,19 @@ def recipes(context: typer.Context) -> None:
     """List the recipes. Example: mmcl recipes"""
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from mmcl.config import shipped_recipes
 
     table = Table("recipe", "what it trains", title="mmcl train RECIPE")
     for name, path in sorted(shipped_recipes().items()):
-        table.add_row(name, _about(path))
-    Console().print(table)
+        table.add_row(escape(name), escape(_about(path)))
+    make_console().print(table)
 
 
 @app.command(no_args_is_help=True)
-def show(name: Annotated[str, typer.Argument(help="A shipped recipe.")]) -> None:
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")]) -> None:
     """Print a recipe. Example: mmcl recipes show quickstart"""
     from mmcl.config import find_recipe
 
@@ -41,9 +44,27 @@ def show(name: Annotated[str, typer.Argument(help="A shipped recipe.")]) -> None
 
 
 @app.command(no_args_is_help=True)
+def card(name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")]) -> None:
+    """Print the card of a recipe's data: where to get them, layout, licences. Example: mmcl recipes card emoji"""
+    from mmcl.config import find_recipe
+    from mmcl.errors import ConfigError
+
+    recipe = find_recipe(name)
+    named = re.search(r"data_cards/\w+\.md", recipe.read_text(encoding="utf-8"))
+    # Cards lie beside configs/ in the installed package, and beside recipes/ in a checkout.
+    homes = (recipe.resolve().parents[1], recipe.resolve().parents[2])
+    found = next((home / named[0] for home in homes if (home / named[0]).is_file()), None) if named else None
+    if found is None:
+        raise ConfigError(f"{recipe} names no data card that is there")
+    typer.echo(found.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command(no_args_is_help=True)
 def copy(
-    name: Annotated[str, typer.Argument(help="A shipped recipe.")],
-    target: Annotated[Path | None, typer.Argument(help="File to write; default NAME.yaml here.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="File to write; default NAME.yaml here.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write a recipe out to edit. Example: mmcl recipes copy quickstart my.yaml"""
@@ -66,12 +87,13 @@ def copy(
 @app.command()
 def keys() -> None:
     """List every recipe key with its default and meaning. Example: mmcl recipes keys"""
-    from rich.console import Console
-    from rich.table import Table
+    import shutil
+    import textwrap
 
     from mmcl.config import Recipe, describe_keys
 
-    table = Table("key", "default", "meaning", title="recipe keys")
+    width = min(shutil.get_terminal_size().columns, 120)
     for key, default, meaning in describe_keys(Recipe):
-        table.add_row(key, default, meaning)
-    Console().print(table)
+        typer.echo(f"{key}: {default}" if default else f"{key}  (every recipe needs it)")
+        if meaning:
+            typer.echo(textwrap.fill(meaning, width, initial_indent="    ", subsequent_indent="    "))

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_EXAMPLES = """Train a recipe.
-
-Examples:
-
-  mmcl train quickstart
-
-  mmcl train emoji data.path=path/to/emoji run.dir=runs/emoji
-
-  mmcl train my.yaml train.batch_size=512 optimizer.learning_rate=5e-4
-
-  mmcl train my.yaml --resume
-
-On several processes: accelerate launch recipes/train.py --config my.yaml [key=value ...]
-"""
+from mmcl.cli.console import check_json_file, write_json
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="YAML file, or the name of a shipped recipe (see: mmcl recipes).")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="YAML file, or the name of a shipped recipe (see: mmcl recipes).")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Recipe keys to change, such as run.seed=1.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change, such as run.seed=1.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps, to see that everything fits.")] = False,
@@ -35,7 +23,21 @@ def train(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the closing metrics as JSON.")
     ] = None,
 ) -> None:
-    """Train a recipe."""
+    """Train a recipe.
+
+    Examples:
+
+      mmcl train quickstart
+
+      mmcl train emoji data.path=path/to/emoji run.dir=runs/emoji
+
+      mmcl train my.yaml train.batch_size=512 optimizer.learning_rate=5e-4
+
+      mmcl train my.yaml --resume
+
+    On several processes: accelerate launch recipes/train.py --config my.yaml key=value ...
+    """
+    check_json_file(json_file)
     from mmcl.config import load_recipe
 
     loaded = load_recipe(recipe, overrides or [], smoke=smoke)  # a wrong key is told before anything heavy loads
@@ -49,8 +51,4 @@ def train(
     if not is_main_process():
         return
     closing_table(run, display.console)
-    if json_file is not None:
-        json_file.write_text(json.dumps({"run": str(run.folder), "stopped_by": run.result.stopped_by, **run.metrics}))
-
-
-train.__doc__ = _EXAMPLES
+    write_json(json_file, {"run": str(run.folder), "stopped_by": run.result.stopped_by, **run.metrics})

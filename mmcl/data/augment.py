@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -87,9 +86,8 @@ def sample_caption(texts: Sequence[str], tags: Sequence[str] | None, section: Ca
         section: which caption, and how often the tags.
         seed: the same seed gives the same caption.
     """
-    draw = random.Random(seed)
-    caption = texts[0] if section.sample == "first" else texts[draw.randrange(len(texts))]
-    if tags and draw.random() < section.tags_probability:
+    caption = texts[0] if section.sample == "first" else texts[row_seed(seed, 0, 1) % len(texts)]
+    if tags and row_seed(seed, 0, 2) < section.tags_probability * 2**63:
         return with_tags(caption, tags)
     return caption
 

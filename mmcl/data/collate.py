@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from mmcl.batch import Batch, SkippedRow
 from mmcl.config import CaptionsSection
 from mmcl.data.augment import ImageAugmentation, row_seed, sample_caption
-from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.dataset import ImageStore, ImageTextDataset
 from mmcl.errors import DataError
 
 
 class ImageFeatures(Protocol):
-    """Features of a data set's images, computed before."""
+    """Features of a data set's images, computed before; ``skipped`` are rows that have none."""
 
     def __call__(self, rows: Sequence[int], views: Sequence[int]) -> Tensor: ...
 
@@ -41,22 +42,27 @@ class ImagePixels:
     def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> tuple[dict[str, Tensor], list[SkippedRow]]:
         """Rows and their seeds -> ``pixel_values`` (b, 3, h, w) of those that can be read, and those that cannot."""
         if self.augmentation is None and hasattr(self.images, "read_many"):
-            pixels = self.images.read_many(rows)
-            if tuple(pixels.shape[-2:]) == self.preprocessing.size:
-                return {"pixel_values": self.preprocessing.normalize(pixels)}, []
+            return {"pixel_values": self.preprocessing.normalize(self._resize(self.images.read_many(rows)))}, []
         pixels, skipped = [], []
         for row, seed in zip(rows, seeds):
             try:
                 image = self.images.read(row)
-                if self.augmentation is None:
-                    pixels.append(self.preprocessing.resize_pixels(image))
-                else:
-                    pixels.append(self.augmentation(image, seed=seed))
             except DataError as error:
-                skipped.append(SkippedRow(row, self.images.describe(row), str(error)))
+                skipped.append(skipped_image(self.images, row, error))
+                continue
+            pixels.append(self._resize(image) if self.augmentation is None else self.augmentation(image, seed=seed))
         if not pixels:
-            return {"pixel_values": torch.empty(0)}, skipped
+            return {}, skipped
         return {"pixel_values": self.preprocessing.normalize(torch.stack(pixels))}, skipped
+
+    def _resize(self, images: Tensor) -> Tensor:
+        return self.preprocessing.resize_pixels(images)
+
+
+def skipped_image(images: ImageStore, row: int, error: DataError) -> SkippedRow:
+    """The entry of a row whose image cannot be read."""
+    place = images.describe(row)
+    return SkippedRow(row, place, str(error).removeprefix(f"{place}: "))
 
 
 class BatchReader(torch.utils.data.Dataset):
@@ -88,36 +94,46 @@ class BatchReader(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def is_cheap(self) -> bool:
+        """Whether images are looked up and not decoded."""
+        return not isinstance(self.image, ImagePixels)
+
+    @property
+    def unreadable(self) -> list[SkippedRow]:
+        """Rows known to be unreadable before any batch is read."""
+        return [] if isinstance(self.image, ImagePixels) else list(self.image.skipped.values())
+
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         """The batch of these rows; unreadable rows are left out of its tensors and named in ``skipped``.
 
-        Raises:
-            DataError: no row of the batch can be read.
+        A batch without any readable row has empty inputs.
         """
         seeds = [row_seed(self.seed, self.epoch, row) for row in rows]
         image, skipped = self._image_inputs(rows, seeds)
-        dropped = {skip.row for skip in skipped}
-        if len(dropped) == len(rows):
-            reasons = "; ".join(f"{skip.source}: {skip.reason}" for skip in skipped[:3])
-            raise DataError(f"{self.dataset.name}: no image of a whole batch can be read ({reasons})")
-        kept = [(row, seed) for row, seed in zip(rows, seeds) if row not in dropped]
-        index = torch.tensor([row for row, _ in kept])
-        return Batch(
-            image=image,
-            text=self.text([self.caption(row, seed) for row, seed in kept]),
-            group_ids=self.group_ids[index],
-            rows=index,
-            skipped=skipped,
-        )
+        if skipped:
+            dropped = {skip.row for skip in skipped}
+            kept = [(row, seed) for row, seed in zip(rows, seeds) if row not in dropped]
+            rows, seeds = [row for row, _ in kept], [seed for _, seed in kept]
+        index = torch.tensor(rows, dtype=torch.int64)
+        text = self.text(self.sampled_captions(rows, seeds)) if len(rows) else {}
+        return Batch(image=image, text=text, group_ids=self.group_ids[index], rows=index, skipped=skipped)
 
     def _image_inputs(self, rows: Sequence[int], seeds: Sequence[int]) -> tuple[dict[str, Tensor], list[SkippedRow]]:
         if isinstance(self.image, ImagePixels):
             return self.image(rows, seeds)
-        skipped = [self.image.skipped[row] for row in rows if row in self.image.skipped]
-        readable = [(row, seed) for row, seed in zip(rows, seeds) if row not in self.image.skipped]
-        views = [seed % self.image.num_views for _, seed in readable]
-        return {"features": self.image([row for row, _ in readable], views)}, skipped
+        missing = self.image.skipped
+        skipped = [missing[row] for row in rows if row in missing]
+        readable = [(row, seed % self.image.num_views) for row, seed in zip(rows, seeds) if row not in missing]
+        if not readable:
+            return {}, skipped
+        return {"features": self.image(*map(list, zip(*readable)))}, skipped
 
-    def caption(self, row: int, seed: int) -> str:
-        """The caption that a row brings under a seed."""
-        return sample_caption(self.dataset.texts(row), self.dataset.value("tags", row), self.captions, seed=seed)
+    def sampled_captions(self, rows: Sequence[int], seeds: Sequence[int]) -> list[str]:
+        """The caption that each row brings under its seed."""
+        index, table = pa.array(rows, pa.int64()), self.dataset.table
+        texts = table["texts"].take(index).to_pylist()
+        tags: list[list[str] | None] = [None] * len(texts)
+        if self.captions.tags_probability > 0 and "tags" in table.column_names:
+            tags = table["tags"].take(index).to_pylist()
+        return [sample_caption(t, g, self.captions, seed=seed) for t, g, seed in zip(texts, tags, seeds)]

@@ -1,13 +1,20 @@
-"""`render_table`: evaluation metrics as a table for the terminal."""
+"""`render_table` and `render_confusion`: evaluation metrics and mistaken classes as tables for the terminal."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor
+
+    from mmcl.evaluation.zero_shot import ZeroShotPrediction
+
+# A matrix of more classes does not fit a terminal; the largest confusions are listed instead.
+MATRIX_CLASSES = 12
+LISTED_CONFUSIONS = 10
 
 _WAYS = {"i2t": "image → text", "t2i": "text → image"}
 _RECALL = re.compile(r"retrieval/i2t_recall@(\d+)")
@@ -45,9 +52,10 @@ def render_table(metrics: Mapping[str, float | list[float]], *, title: str | Non
         >>> render_table({"zeroshot/top1": 0.5, "zeroshot/chance": 0.1}).row_count
         1
     """
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, caption=_caption(metrics))
+    table = Table(title=None if title is None else escape(title), caption=_caption(metrics))
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -56,6 +64,60 @@ def render_table(metrics: Mapping[str, float | list[float]], *, title: str | Non
         for line in section(metrics):
             table.add_row(*line)
         table.add_section()
+    return table
+
+
+def render_confusion(prediction: ZeroShotPrediction) -> Table:
+    """Which classes a zero-shot classifier takes for which.
+
+    Args:
+        prediction: over c classes.
+
+    Returns:
+        For c <= 12 the whole confusion matrix in images, a row a true class, a column a predicted one, and how much of
+        each class is right. For more classes the ten largest confusions, in images and as a share of the true class;
+        without any mistake it has no rows.
+
+    Example:
+        >>> render_confusion(evaluator.predict(embedder)).row_count       # doctest: +SKIP
+        9
+    """
+    counts = prediction.confusion()  # (c, c)
+    few = len(prediction.classes) <= MATRIX_CLASSES
+    return _confusion_matrix(counts, prediction.classes) if few else _largest_confusions(counts, prediction.classes)
+
+
+def _confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="confusion: images of each true class (rows) by predicted class (columns)")
+    table.add_column("true class")
+    for index in range(len(classes)):
+        table.add_column(str(index + 1), justify="right")
+    table.add_column("right", justify="right")
+    for index, (name, row) in enumerate(zip(classes, counts.tolist())):
+        cells = [str(count) if count else "·" for count in row]
+        right = _percent(row[index] / sum(row)) if sum(row) else ""
+        table.add_row(Text(f"{index + 1} {name}"), *cells, right)
+    return table
+
+
+def _largest_confusions(counts: Tensor, classes: Sequence[str]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    mistaken = counts.clone().fill_diagonal_(0)
+    values, places = mistaken.flatten().sort(descending=True, stable=True)
+    totals = counts.sum(1).tolist()
+    title = f"confusion: the largest of {int(mistaken.sum()):,} mistakes over {len(classes)} classes"
+    table = Table("true class", "taken for", title=title)
+    table.add_column("images", justify="right")
+    table.add_column("of the class", justify="right")
+    for count, place in zip(values[:LISTED_CONFUSIONS].tolist(), places[:LISTED_CONFUSIONS].tolist()):
+        if count:
+            true, predicted = divmod(place, len(classes))
+            table.add_row(Text(classes[true]), Text(classes[predicted]), str(count), _percent(count / totals[true]))
     return table
 
 

@@ -13,37 +13,40 @@ from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder
 from mmcl.models.heads import IdentityHead, LinearHead
 from mmcl.models.open_clip_tower import build_open_clip_half, create_open_clip
+from mmcl.models.transformers_loading import is_dual, load_config, load_pretrained
 from mmcl.models.transformers_tower import (
-    TransformersTower,
     image_preprocessing,
-    is_dual,
-    load_config,
-    load_pretrained,
+    projection_of_dual,
     text_preprocessing,
+    tower_of_dual,
 )
 
 
-def _head(projection: torch.nn.Module | None, feature_dim: int) -> torch.nn.Module:
+def _head(projection: torch.nn.Linear | None) -> torch.nn.Module:
     if projection is None:
         return IdentityHead()
-    head = LinearHead(feature_dim, projection.out_features, bias=projection.bias is not None)
+    head = LinearHead(projection.in_features, projection.out_features, bias=projection.bias is not None)
     head.projection.load_state_dict(projection.state_dict())
     return head
 
 
-def _logits(scale: Any, bias: Any, source: str) -> dict[str, Any]:
-    if not isinstance(scale, Tensor):
+def _logits(full: Any, source: str) -> dict[str, Any]:
+    scale, bias = getattr(full, "logit_scale", None), getattr(full, "logit_bias", None)
+    if isinstance(scale, Tensor):
+        value = math.exp(scale.item())
+    elif isinstance(getattr(full, "temperature", None), Tensor):  # ALIGN divides by its temperature
+        value = 1 / full.temperature.item()
+    else:
         raise ConfigError(f"{source}: the model has no logit_scale; mmcl reads CLIP-like models with two towers")
-    value = math.exp(float(scale))
     return {
         "logit_scale": value,
         "logit_scale_max": max(100.0, value),
-        "logit_bias": None if bias is None else float(bias),
+        "logit_bias": None if bias is None else bias.item(),
     }
 
 
 def dual_encoder_from_transformers(name: str) -> DualEncoder:
-    """A CLIP, SigLIP, VisionTextDualEncoder or like model of transformers as a ``DualEncoder``.
+    """A CLIP, SigLIP, ALIGN, VisionTextDualEncoder or like model of transformers as a ``DualEncoder``.
 
     Args:
         name: a Hub id or a local folder with a ``config.json``.
@@ -57,27 +60,30 @@ def dual_encoder_from_transformers(name: str) -> DualEncoder:
             f"{name!r} is a {config.model_type} model: it has not both an image and a text tower. As a tower of a new "
             f"model, name it in model.image.name or model.text.name"
         )
-    full = load_pretrained(name)
-    halves = {"image": getattr(full, "vision_model", None), "text": getattr(full, "text_model", None)}
-    if None in halves.values():
-        raise ConfigError(f"{name!r}: mmcl finds no vision_model and text_model in a {config.model_type} model")
     preprocessings: dict[str, Any] = {
         "image": image_preprocessing(name, config.vision_config, pretrained=True, size=None),
         "text": text_preprocessing(name, config.text_config, max_length=None),
     }
-    encoders = {}
-    for modality, projection in (("image", "visual_projection"), ("text", "text_projection")):
-        tower = TransformersTower(
-            halves[modality], modality, preprocessings[modality], default_pooling="pooler", name=name
-        )
-        encoders[modality] = Encoder(tower, _head(getattr(full, projection, None), tower.feature_dim), pooling="pooler")
-    dim = getattr(full, "projection_dim", None) or encoders["image"].tower.feature_dim
-    logits = _logits(getattr(full, "logit_scale", None), getattr(full, "logit_bias", None), name)
-    return DualEncoder(encoders["image"], encoders["text"], embedding_dim=dim, **logits).eval()
+    configs = {"image": config.vision_config.to_dict(), "text": config.text_config.to_dict()}
+    full, _ = load_pretrained(name)
+    logits = _logits(full, name)
+    encoders, dims = {}, set()
+    for modality, preprocessing in preprocessings.items():
+        tower = tower_of_dual(full, modality, preprocessing, name=name, config=configs[modality])
+        layer = projection_of_dual(full, modality)
+        encoders[modality] = Encoder(tower, _head(layer), pooling=tower.default_pooling)
+        dims.add(tower.feature_dim if layer is None else layer.out_features)
+    if len(dims) > 1:
+        raise ConfigError(f"{name!r}: its image and text embeddings differ in size ({sorted(dims)})")
+    return DualEncoder(encoders["image"], encoders["text"], embedding_dim=dims.pop(), **logits).eval()
 
 
 def dual_encoder_from_open_clip(arch: str, checkpoint: str | None) -> DualEncoder:
     """An open_clip model as a ``DualEncoder``; without a checkpoint its weights are random.
+
+    Args:
+        arch: open_clip's name, or a folder with an ``open_clip_config.json``.
+        checkpoint: a tag of pretrained weights or a file; a folder brings its own.
 
     Raises:
         ConfigError: no such architecture or weights.
@@ -88,5 +94,5 @@ def dual_encoder_from_open_clip(arch: str, checkpoint: str | None) -> DualEncode
         Encoder(image, IdentityHead()),
         Encoder(text, IdentityHead()),
         embedding_dim=image.feature_dim,
-        **_logits(full.logit_scale, getattr(full, "logit_bias", None), f"open_clip:{arch}"),
+        **_logits(full, f"open_clip:{arch}"),
     ).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
 from mmcl.models.heads import IdentityHead, LinearHead, MlpHead
 from mmcl.models.pooling import AttentionPooling, pool_tokens
-from mmcl.models.references import parse_tower
-from mmcl.models.tower import Tower
+from mmcl.models.references import TowerReference, parse_tower
+from mmcl.models.tower import Tower, TowerOutput
 
 log = get_logger(__name__)
 
@@ -53,13 +53,15 @@ class Encoder(nn.Module):
 
     def features(self, **inputs: Tensor) -> Tensor:
         """Tower inputs -> (b, f), before the head."""
-        output = self.tower(**inputs)
+        return self.pool(self.tower(**inputs))
+
+    def pool(self, output: TowerOutput) -> Tensor:
+        """What the tower made of a batch -> (b, f)."""
         if self.pooling == "pooler":
             return output.pooled
         if self.attention_pooling is not None:
             return self.attention_pooling(output.tokens, output.mask)
-        mask = output.mask
-        return pool_tokens(output.tokens, mask, self.pooling)
+        return pool_tokens(output.tokens, output.mask, self.pooling)
 
     def forward(self, features: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Tower inputs, or ``features`` (b, f) computed before -> embeddings (b, d), unit rows, float32."""
@@ -75,46 +77,44 @@ class Encoder(nn.Module):
         return self
 
 
-def build_tower(section: TowerSection, modality: str, *, captions: Iterable[str] = ()) -> Tower:
-    """Build the tower that a recipe names.
+def _tiny(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
+    from mmcl.models.tiny_tower import build_tiny_image_tower, build_tiny_text_tower
 
-    Args:
-        section: ``model.image`` or ``model.text``.
-        modality: ``"image"`` or ``"text"``.
-        captions: where a tiny text tower takes its vocabulary from.
+    if modality == "image":
+        return build_tiny_image_tower(size=section.image_size, options=section.options)
+    return build_tiny_text_tower(captions=captions, max_length=section.max_length, options=section.options)
 
-    Raises:
-        ConfigError: the name cannot be resolved; see the tower families.
-    """
-    reference = parse_tower(section.name)
-    if reference.family == "tiny":
-        from mmcl.models.tiny_tower import build_tiny_image_tower, build_tiny_text_tower
 
-        if modality == "image":
-            return build_tiny_image_tower(size=section.image_size, options=section.options)
-        return build_tiny_text_tower(captions=captions, max_length=section.max_length, options=section.options)
-    if reference.family == "timm":
-        from mmcl.models.timm_tower import build_timm_tower
+def _timm(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
+    from mmcl.models.timm_tower import build_timm_tower
 
-        if modality == "text":
-            raise ConfigError(f"model.text.name is {section.name!r}: timm has image models only")
-        return build_timm_tower(
-            reference.name,
-            checkpoint=reference.checkpoint,
-            pretrained=section.pretrained,
-            size=section.image_size,
-            options=section.options,
-        )
-    if reference.family == "open_clip":
-        from mmcl.models.open_clip_tower import build_open_clip_tower
+    if modality == "text":
+        raise ConfigError(f"model.text.name is {section.name!r}: timm has image models only")
+    return build_timm_tower(
+        reference.name,
+        checkpoint=reference.checkpoint,
+        pretrained=section.pretrained,
+        size=section.image_size,
+        options=section.options,
+    )
 
-        return build_open_clip_tower(
-            reference.name,
-            modality,
-            checkpoint=reference.checkpoint,
-            pretrained=section.pretrained,
-            max_length=section.max_length,
-        )
+
+def _open_clip(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
+    from mmcl.models.open_clip_tower import build_open_clip_tower
+
+    if section.options:
+        raise ConfigError(f"model.{modality}.options: open_clip towers take none, got {', '.join(section.options)}")
+    return build_open_clip_tower(
+        reference.name,
+        modality,
+        checkpoint=reference.checkpoint,
+        pretrained=section.pretrained,
+        max_length=section.max_length,
+        size=section.image_size,
+    )
+
+
+def _transformers(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
     from mmcl.models.transformers_tower import build_transformers_tower
 
     return build_transformers_tower(
@@ -125,6 +125,33 @@ def build_tower(section: TowerSection, modality: str, *, captions: Iterable[str]
         max_length=section.max_length,
         options=section.options,
     )
+
+
+# Family of a tower's name -> how it is built.
+ENCODERS: dict[str, Callable[[TowerReference, TowerSection, str, Iterable[str]], Tower]] = {
+    "tiny": _tiny,
+    "timm": _timm,
+    "open_clip": _open_clip,
+    "transformers": _transformers,
+}
+
+
+def build_tower(section: TowerSection, modality: str, *, captions: Iterable[str] = ()) -> Tower:
+    """Build the tower that a recipe names.
+
+    Args:
+        section: ``model.image`` or ``model.text``.
+        modality: ``"image"`` or ``"text"``.
+        captions: where a tiny text tower takes its vocabulary from.
+
+    Raises:
+        ConfigError: the name cannot be resolved, see the tower families; or a key is of the other modality's towers.
+    """
+    for key, of in (("image_size", "image"), ("max_length", "text")):
+        if of != modality and getattr(section, key) is not None:
+            raise ConfigError(f"model.{modality}.{key} is {getattr(section, key)}; only {of} towers have one")
+    reference = parse_tower(section.name)
+    return ENCODERS[reference.family](reference, section, modality, captions)
 
 
 def build_head(section: HeadSection, tower: Tower, embedding_dim: int) -> nn.Module:

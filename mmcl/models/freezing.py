@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmcl.config import ModelSection, OptimizerSection, TowerSection
 from mmcl.errors import ConfigError
@@ -44,7 +45,7 @@ def apply_freezing(model: DualEncoder, section: ModelSection, *, epoch: float = 
     for encoder, tower in ((model.image, section.image), (model.text, section.text)):
         thawed = tower.freeze_until_epoch is not None and epoch >= tower.freeze_until_epoch
         frozen = set() if thawed else set(map(id, _frozen_parameters(encoder, tower.freeze)))
-        unused = set(map(id, _unused_pooler(encoder)))
+        unused = unused_parameters(encoder)
         for parameter in encoder.tower.parameters():
             trains = id(parameter) not in frozen and id(parameter) not in unused
             changed |= parameter.requires_grad != trains
@@ -53,10 +54,49 @@ def apply_freezing(model: DualEncoder, section: ModelSection, *, epoch: float = 
     return changed
 
 
-def _unused_pooler(encoder: Encoder) -> list[nn.Parameter]:
-    """Weights of a pooler that this pooling does not read: they would never get a gradient."""
-    pooler = getattr(encoder.tower.model, "pooler", None)
-    return [*pooler.parameters()] if encoder.pooling != "pooler" and isinstance(pooler, nn.Module) else []
+def unused_parameters(encoder: Encoder) -> set[int]:
+    """Ids of the tower's parameters that its features do not depend on, such as a pooler that mean pooling leaves aside.
+
+    They would never get a gradient, which data parallelism waits for. Found by following the graph of one forward pass
+    on one item; what was found is kept on the encoder.
+    """
+    names = getattr(encoder, "_unused_parameters", None)
+    if names is None:
+        names = encoder._unused_parameters = _find_unused(encoder)
+    return {id(parameter) for name, parameter in encoder.tower.named_parameters() if name in names}
+
+
+def _find_unused(encoder: Encoder) -> frozenset[str]:
+    tower, parameters = encoder.tower, dict(encoder.tower.named_parameters())
+    trained = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    training = tower.training
+    tower.eval()
+    try:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            # Not through __call__, which may be compiled: one item is not worth that.
+            features = encoder.pool(tower.forward(**tower.example()))
+        reached = _leaves(features)
+    finally:
+        tower.train(training)
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(trained[name])
+    return frozenset(name for name, parameter in parameters.items() if id(parameter) not in reached)
+
+
+def _leaves(tensor: Tensor) -> set[int]:
+    """Ids of the leaves of a tensor's graph."""
+    seen, leaves, pending = set(), set(), [tensor.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        pending += [following for following, _ in node.next_functions]
+    return leaves
 
 
 @dataclass(frozen=True)
@@ -71,7 +111,7 @@ class ParameterGroup:
 
 def _ever_trains(encoder: Encoder, section: TowerSection) -> set[int]:
     """Ids of the tower's parameters that train at some time of the run."""
-    never = {*map(id, _unused_pooler(encoder))}
+    never = unused_parameters(encoder)
     if section.freeze_until_epoch is None:
         never |= {*map(id, _frozen_parameters(encoder, section.freeze))}
     return {id(p) for p in encoder.tower.parameters()} - never

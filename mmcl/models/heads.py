@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
+
+from mmcl.errors import ConfigError
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -38,6 +41,13 @@ class MlpHead(nn.Module):
         activation: str = "gelu",
     ) -> None:
         super().__init__()
+        self.settings = {
+            "hidden_dims": list(hidden_dims),
+            "input_dropout": input_dropout,
+            "dropout": dropout,
+            "norm": norm,
+            "activation": activation,
+        }
         norms = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
         layers: list[nn.Module] = [nn.Dropout(input_dropout)]
         width = feature_dim
@@ -58,3 +68,18 @@ class IdentityHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """features (b, d) -> (b, d)."""
         return features
+
+
+def head_description(head: nn.Module) -> dict[str, Any]:
+    """The values of ``model.*.head`` in a recipe that build a head again.
+
+    Raises:
+        ConfigError: not one of mmcl's heads.
+    """
+    if isinstance(head, IdentityHead):
+        return {"name": "none"}
+    if isinstance(head, LinearHead):
+        return {"name": "linear", "input_dropout": head.dropout.p, "bias": head.projection.bias is not None}
+    if isinstance(head, MlpHead):
+        return {"name": "mlp", **head.settings}
+    raise ConfigError(f"a head of type {type(head).__name__} cannot be saved")

@@ -2,103 +2,222 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.models.preprocessing import ImagePreprocessing, OpenClipText
+from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.text_preprocessing import OpenClipText
 from mmcl.models.tower import Tower, TowerOutput
+from mmcl.models.transformers_loading import first_line, parse_json
+
+CONFIG = "open_clip_config.json"
 
 
 class OpenClipTower(Tower):
     """One half of an open_clip model, its projection included.
 
     Args:
-        model: ``model.visual`` or ``model.text`` of a CustomTextCLIP.
+        model: ``model.visual`` or ``model.text`` of a CustomTextCLIP or CoCa.
         modality: ``"image"`` or ``"text"``.
         preprocessing: see ``Tower``.
-        arch: open_clip's name.
-        feature_dim: size of the shared space.
+        name: open_clip's name, or a folder.
+        config: open_clip's ``model_cfg``.
     """
 
-    def __init__(self, model: Any, modality: str, preprocessing: Any, *, arch: str, feature_dim: int) -> None:
+    def __init__(self, model: Any, modality: str, preprocessing: Any, *, name: str, config: dict[str, Any]) -> None:
         super().__init__()
-        self.modality, self.model, self.preprocessing, self.feature_dim = modality, model, preprocessing, feature_dim
+        self.modality, self.model, self.preprocessing = modality, model, preprocessing
+        self.feature_dim = config["embed_dim"]
         self.poolings, self.default_pooling = ("pooler",), "pooler"
-        self.spec = {"family": "open_clip", "name": arch}
+        self.spec = {"family": "open_clip", "name": name, "config": config}
 
     def forward(self, **inputs: Tensor) -> TowerOutput:
         """pixel_values (b, 3, h, w), or input_ids (b, t) -> features (b, f)."""
         features = self.model(inputs["pixel_values"] if self.modality == "image" else inputs["input_ids"])
-        return TowerOutput(None, None, features)
+        # CoCa's halves give their tokens too.
+        return TowerOutput(None, None, features[0] if isinstance(features, tuple) else features)
+
+    def save_config(self, folder: Path) -> None:
+        """Write what ``restore_open_clip_tower`` reads: the config, and a tokenizer that open_clip does not carry."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"model_cfg": self.spec["config"], "preprocess_cfg": {}}
+        (folder / CONFIG).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        if self.modality == "text":
+            self.preprocessing.save(folder)
 
 
-def create_open_clip(arch: str, checkpoint: str | None) -> Any:
-    """An open_clip model with its text half as a module of its own.
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """open_clip logs on the root logger, and so would install a handler on it; within this it does neither."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+
+
+def _reference(name: str) -> str:
+    return f"local-dir:{name}" if os.path.isdir(name) else name
+
+
+def read_open_clip_config(name: str) -> dict[str, Any]:
+    """The ``model_cfg`` of an architecture, or of a folder with an ``open_clip_config.json``.
 
     Raises:
-        ConfigError: no such architecture or weights, or they cannot be reached.
+        ConfigError: no such architecture; the folder has no config.
     """
     import open_clip
 
-    if open_clip.get_model_config(arch) is None:
-        near = [name for name in open_clip.list_models() if name.lower().startswith(arch.lower()[:5])][:5]
-        raise ConfigError(f"open_clip has no architecture {arch!r}" + (f"; it has {', '.join(near)}" if near else ""))
-    quiet = logging.getLogger()
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)  # open_clip warns on the root logger that random weights are random
+    if os.path.isdir(name):
+        path = Path(name) / CONFIG
+        if not path.is_file():
+            raise ConfigError(f"open_clip:{name}: the folder has no {CONFIG}")
+        config = parse_json(path).get("model_cfg")
+        if not isinstance(config, dict) or "embed_dim" not in config:
+            raise ConfigError(f"{path} has no model_cfg with an embed_dim")
+        return config
+    with _own_logging():
+        config = open_clip.get_model_config(name)
+    if config is None:
+        near = [known for known in open_clip.list_models() if known.lower().startswith(name.lower()[:5])][:5]
+        hint = f"; it has {', '.join(near)}" if near else ""
+        raise ConfigError(f"open_clip has no architecture {name!r}, and there is no such folder{hint}")
+    return config
+
+
+def create_open_clip(
+    name: str, checkpoint: str | None, *, image_size: int | None = None, load_weights: bool = True
+) -> Any:
+    """An open_clip model with its text half as a module of its own.
+
+    Args:
+        name: open_clip's name, or a folder with an ``open_clip_config.json`` and weights.
+        checkpoint: a tag of pretrained weights or a file; None for random weights; a folder brings its own.
+        image_size: pixels of its input; default its own.
+        load_weights: false leaves a folder's weights aside.
+
+    Raises:
+        ConfigError: no such architecture or weights, they cannot be reached, or do not fit.
+    """
+    import open_clip
+
+    read_open_clip_config(name)
     try:
-        return open_clip.create_model(arch, pretrained=checkpoint, force_custom_text=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        known = [tag for name, tag in open_clip.list_pretrained() if name == arch]
-        raise ConfigError(
-            f"open_clip:{arch}/{checkpoint}: the weights cannot be had ({str(error).strip().splitlines()[0]}); "
-            f"want a file, or one of {', '.join(known[:6])}"
-        ) from error
-    finally:
-        quiet.setLevel(level)
+        with _own_logging():
+            return open_clip.create_model(
+                _reference(name),
+                pretrained=checkpoint,
+                load_weights=load_weights,
+                force_custom_text=True,
+                force_image_size=image_size,
+                pretrained_text=False,
+            )
+    except Exception as error:  # torch.load, safetensors and the Hub raise many kinds
+        known = [tag for arch, tag in open_clip.list_pretrained() if arch == name]
+        want = f"; want a file, or one of {', '.join(known[:6])}" if known else ""
+        shown = f"{name}/{checkpoint}" if checkpoint else name
+        raise ConfigError(f"open_clip:{shown} cannot be built or loaded ({first_line(error)}){want}") from error
 
 
 def build_open_clip_tower(
-    arch: str, modality: str, *, checkpoint: str | None, pretrained: bool, max_length: int | None
+    name: str,
+    modality: str,
+    *,
+    checkpoint: str | None,
+    pretrained: bool,
+    max_length: int | None,
+    size: int | None = None,
 ) -> OpenClipTower:
     """One half of an open_clip model.
 
     Args:
-        arch: open_clip's name, such as ``"ViT-B-32"``.
+        name: open_clip's name, such as ``"ViT-B-32"``, or a folder.
         modality: ``"image"`` or ``"text"``.
         checkpoint: a tag of pretrained weights or a file.
         pretrained: false builds random weights.
         max_length: tokens kept (text).
+        size: pixels of its input (image).
 
     Raises:
-        ConfigError: no such architecture or weights; ``pretrained`` without a checkpoint.
+        ConfigError: no such architecture or weights; ``pretrained`` without a checkpoint; a wrong ``max_length``.
     """
-    if pretrained and checkpoint is None:
-        raise ConfigError(f"open_clip:{arch} names no weights: want open_clip:{arch}/PRETRAINED, or pretrained: false")
-    model = create_open_clip(arch, checkpoint if pretrained else None)
-    return build_open_clip_half(model, arch, modality, max_length=max_length)
+    if pretrained and checkpoint is None and not os.path.isdir(name):
+        raise ConfigError(f"open_clip:{name} names no weights: want open_clip:{name}/PRETRAINED, or pretrained: false")
+    model = create_open_clip(name, checkpoint if pretrained else None, image_size=size, load_weights=pretrained)
+    return build_open_clip_half(model, name, modality, max_length=max_length, size=size)
 
 
-def build_open_clip_half(model: Any, arch: str, modality: str, *, max_length: int | None = None) -> OpenClipTower:
+def build_open_clip_half(
+    model: Any, name: str, modality: str, *, max_length: int | None = None, size: int | None = None
+) -> OpenClipTower:
     """One half of an open_clip model as a tower, with the preprocessing the model says it wants."""
+    config = read_open_clip_config(name)
+    if size is not None:
+        config["vision_cfg"]["image_size"] = size
+    if modality == "text":
+        preprocessing = _text_preprocessing(model.text, name, config, max_length)
+        return OpenClipTower(model.text, "text", preprocessing, name=name, config=config)
+    preprocessing = _image_preprocessing(model.visual.preprocess_cfg, name)
+    return OpenClipTower(model.visual, "image", preprocessing, name=name, config=config)
+
+
+def _text_preprocessing(text: Any, name: str, config: dict[str, Any], max_length: int | None) -> OpenClipText:
     import open_clip
 
-    dim = open_clip.get_model_config(arch)["embed_dim"]
-    if modality == "text":
-        return OpenClipTower(model.text, "text", OpenClipText(arch, max_length=max_length), arch=arch, feature_dim=dim)
-    config = model.visual.preprocess_cfg
+    longest = config["text_cfg"].get("context_length", 77)
+    # Padding may be cut off where no token sees those after it, and the end token is found by its number: CLIP's.
+    trim = getattr(text, "attn_mask", None) is not None and text.cls_emb is None and text.pool_type == "argmax"
+    if max_length is not None and (max_length > longest or (not trim and max_length != longest)):
+        reads = "at most" if trim else "exactly"
+        raise ConfigError(f"model.text.max_length is {max_length}; open_clip:{name} reads {reads} {longest} tokens")
+    try:
+        with _own_logging():
+            tokenizer = open_clip.get_tokenizer(_reference(name))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"open_clip:{name}: its tokenizer cannot be had ({first_line(error)})") from error
+    trim = trim and isinstance(tokenizer, open_clip.SimpleTokenizer)  # pads with zeros
+    return OpenClipText(tokenizer, max_length=max_length or longest, trim=trim)
+
+
+def _image_preprocessing(config: dict[str, Any], name: str) -> ImagePreprocessing:
     size = config["size"]
     size = (size, size) if isinstance(size, int) else tuple(size)
-    crop = config["resize_mode"] == "shortest"
-    preprocessing = ImagePreprocessing(
-        size,
-        "crop" if crop else "squash",
-        min(size) if crop else None,
-        config["interpolation"],
-        config["mean"],
-        config["std"],
+    if config["resize_mode"] == "squash":
+        resize_to: Any = size
+    elif config["resize_mode"] == "shortest" and size[0] == size[1]:
+        resize_to = size[0]
+    else:
+        raise ConfigError(
+            f"open_clip:{name}: resize_mode {config['resize_mode']!r} to {size} pixels is not supported; mmcl does "
+            f"squash, and shortest to a square"
+        )
+    return ImagePreprocessing(
+        size, resize_to, config["interpolation"], config["mean"], config["std"], crop_rounding="even"
     )
-    return OpenClipTower(model.visual, "image", preprocessing, arch=arch, feature_dim=dim)
+
+
+def restore_open_clip_tower(folder: Path, modality: str, preprocessing: dict[str, Any], *, name: str) -> OpenClipTower:
+    """A tower with random weights from what ``OpenClipTower.save_config`` wrote.
+
+    Raises:
+        ConfigError: the folder is not complete.
+    """
+    model = create_open_clip(str(folder), None, load_weights=False)
+    max_length = preprocessing["max_length"] if modality == "text" else None
+    tower = build_open_clip_half(model, str(folder), modality, max_length=max_length)
+    if modality == "image":
+        tower.preprocessing = ImagePreprocessing(**preprocessing)
+    tower.spec["name"] = name
+    return tower

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,7 +39,10 @@ def resolve_path(path: str) -> str:
     if not path.startswith("package:"):
         return path
     package, _, inside = path.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # a module that runs as a script has no spec
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
             f"{path!r}: the Python package {package!r} is not installed; the recipes' weights come with "
@@ -66,9 +70,12 @@ def parse_tower(name: str) -> TowerReference:
             raise ConfigError(f"{name!r}: want timm:NAME or timm:NAME?checkpoint=FILE")
         return TowerReference("timm", model, resolve_path(value) if query else None)
     if name.startswith("open_clip:"):
+        folder = resolve_path(name.removeprefix("open_clip:"))
+        if os.path.isdir(folder):
+            return TowerReference("open_clip", folder)
         arch, _, pretrained = name.removeprefix("open_clip:").partition("/")
-        if not arch:
-            raise ConfigError(f"{name!r}: want open_clip:ARCH or open_clip:ARCH/PRETRAINED")
+        if not arch or arch.startswith("."):
+            raise ConfigError(f"{name!r}: no such folder; want open_clip:ARCH, open_clip:ARCH/PRETRAINED or a folder")
         return TowerReference("open_clip", arch, resolve_path(pretrained) if pretrained else None)
     if not name:
         raise ConfigError("a tower's name is empty; want a transformers id or folder, timm:NAME, open_clip:ARCH or tiny")

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from mmcl.errors import ConfigError
-from mmcl.models.preprocessing import ImagePreprocessing, TextPreprocessing
+from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.text_preprocessing import TextPreprocessing
 from mmcl.models.transformers_tower import TransformersTower
 
 MAX_WORDS = 8192
@@ -91,7 +92,7 @@ def build_tiny_image_tower(*, size: int | None, options: dict[str, Any]) -> Tran
 
     config = _configure(ViTConfig, TINY_VIT | ({"image_size": size} if size else {}), options, "image")
     preprocessing = ImagePreprocessing((config.image_size, config.image_size))
-    return TransformersTower(ViTModel(config), "image", preprocessing, default_pooling="pooler", name="tiny")
+    return TransformersTower(ViTModel(config), "image", preprocessing, name="tiny")
 
 
 def build_tiny_text_tower(
@@ -100,12 +101,17 @@ def build_tiny_text_tower(
     """A 2-layer BERT of width 128 (``TINY_BERT``), random weights, its vocabulary made from ``captions``.
 
     Raises:
-        ConfigError: an option that ``BertConfig`` does not have.
+        ConfigError: an option that ``BertConfig`` does not have; more tokens asked for than it has positions.
     """
     from transformers import BertConfig, BertModel
 
     tokenizer = word_tokenizer(captions)
     config = _configure(BertConfig, TINY_BERT | {"vocab_size": len(tokenizer)}, options, "text")
     limit = config.max_position_embeddings
-    preprocessing = TextPreprocessing(tokenizer, max_length=min(max_length or 64, limit))
-    return TransformersTower(BertModel(config), "text", preprocessing, default_pooling="pooler", name="tiny")
+    if (max_length or 0) > limit:
+        raise ConfigError(
+            f"model.text.max_length is {max_length}; the tiny tower reads at most {limit} tokens; raise "
+            f"model.text.options.max_position_embeddings"
+        )
+    preprocessing = TextPreprocessing(tokenizer, max_length=max_length or min(64, limit))
+    return TransformersTower(BertModel(config), "text", preprocessing, name="tiny")

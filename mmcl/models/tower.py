@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mmcl.errors import ConfigError
@@ -12,10 +13,12 @@ from mmcl.errors import ConfigError
 
 @dataclass
 class TowerOutput:
-    """Attributes:
-    tokens: (b, t, f), or None where the tower gives none.
-    mask: (b, t) bool, the tokens that count for mean, max and attention pooling.
-    pooled: (b, f), the tower's own features, or None.
+    """What a tower makes of a batch.
+
+    Attributes:
+        tokens: (b, t, f), or None where the tower gives none.
+        mask: (b, t) bool, the tokens that count for mean, max and attention pooling.
+        pooled: (b, f), the tower's own features, or None.
     """
 
     tokens: Tensor | None
@@ -58,17 +61,33 @@ class Tower(nn.Module):
         """Encode a batch."""
         raise TypeError(f"{type(self).__name__} does not say how it encodes")
 
+    def example(self) -> dict[str, Tensor]:
+        """Keyword inputs of one item, a black image or a one-letter caption, where the tower's weights are."""
+        if self.modality == "image":
+            black = torch.zeros(3, *self.preprocessing.size, dtype=torch.uint8)
+        inputs = self.preprocessing([black] if self.modality == "image" else ["a"])
+        device = next(self.model.parameters()).device
+        return {name: value.to(device) for name, value in inputs.items()}
+
     def set_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass.
 
         Raises:
             ConfigError: the tower cannot.
         """
-        for name in ("gradient_checkpointing_enable", "set_grad_checkpointing"):
-            if hasattr(self.model, name):
-                getattr(self.model, name)()
+        try:
+            if hasattr(self.model, "gradient_checkpointing_enable"):
+                # The reentrant kind gives blocks behind a frozen stem no gradient.
+                self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
                 return
-        raise ConfigError(f"train.gradient_checkpointing: the {self.modality} tower {self.spec.get('name')!r} has none")
+            if hasattr(self.model, "set_grad_checkpointing"):
+                self.model.set_grad_checkpointing()
+                return
+        except (ValueError, AssertionError, NotImplementedError):
+            pass  # said below: the libraries' ways of saying that a model has none
+        raise ConfigError(
+            f"train.gradient_checkpointing: the {self.modality} tower {self.spec['name']!r} has none; turn it off"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,34 +99,44 @@ class TowerParts:
     neck: list[nn.Parameter]
 
 
-def _block_container(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """The outermost list of modules that holds the most parameters: the blocks of any known encoder."""
-    best: tuple[int, str, nn.Module] | None = None
-    nested: list[str] = []
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _block_lists(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The outermost lists of modules that hold the blocks of an encoder: the largest list, and its like beside it.
+
+    A transformer has one list of layers, a convolutional net often one a stage (ResNet's layer1 to layer4).
+    """
+    outermost: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
-        if not isinstance(module, (nn.ModuleList, nn.Sequential)) or len(module) < 2 or name == "":
-            continue
-        if any(name.startswith(outer + ".") for outer in nested):
-            continue
-        size = sum(p.numel() for p in module.parameters())
-        if best is None or size > best[0]:
-            best = (size, name, module)
-        nested.append(name)
-    return None if best is None or best[0] == 0 else (best[1], best[2])
+        if name and isinstance(module, (nn.ModuleList, nn.Sequential)) and _size(module):
+            if not any(name.startswith(outer + ".") for outer, _ in outermost):
+                outermost.append((name, module))
+    if not outermost:
+        return []
+    largest_name, largest = max(outermost, key=lambda item: _size(item[1]))
+    kinds, parent = {type(block) for block in largest}, largest_name.rpartition(".")[0]
+    alike = [
+        (name, module)
+        for name, module in outermost
+        if name.rpartition(".")[0] == parent and {type(block) for block in module} == kinds
+    ]
+    return alike if sum(len(module) for _, module in alike) > 1 else []
 
 
 def tower_parts(tower: Tower) -> TowerParts:
     """Sort a tower's parameters by depth, for freezing the first n blocks and for layer-wise learning rates."""
     named = dict(tower.model.named_parameters())
-    found = _block_container(tower.model)
-    if found is None:  # no list of blocks (ResNet): its parts with parameters, in order, are the blocks
+    lists = _block_lists(tower.model)
+    if not lists:  # no list of blocks: the model's parts with parameters, in order, are the blocks
         children = [[*child.parameters()] for child in tower.model.children()]
-        return TowerParts([], [child for child in children if child], [])
-    prefix, container = found
-    order = list(named)
-    inside = [i for i, name in enumerate(order) if name.startswith(prefix + ".")]
+        loose = [p for name, p in named.items() if "." not in name]
+        return TowerParts(loose, [child for child in children if child], [])
+    prefixes = tuple(f"{name}." for name, _ in lists)
+    first = next(i for i, name in enumerate(named) if name.startswith(prefixes))
     # Parameters registered on the root come first by name, projections into the shared space among them.
     late = ("proj", "text_projection", "head", "logit_scale")
-    stem = [n for n in order[: inside[0]] if n.partition(".")[0] not in late]
-    neck = [n for n in order if n not in set(stem) and not n.startswith(prefix + ".")]
-    return TowerParts([named[n] for n in stem], [[*b.parameters()] for b in container], [named[n] for n in neck])
+    stem = {name: p for name, p in [*named.items()][:first] if name.partition(".")[0] not in late}
+    neck = [p for name, p in named.items() if name not in stem and not name.startswith(prefixes)]
+    return TowerParts([*stem.values()], [[*block.parameters()] for _, module in lists for block in module], neck)

@@ -2,72 +2,50 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.logs import get_logger
-from mmcl.models.preprocessing import ImagePreprocessing, TextPreprocessing
+from mmcl.models.pooling import pool_tokens
+from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.text_preprocessing import TextPreprocessing
 from mmcl.models.tower import Tower, TowerOutput
+from mmcl.models.transformers_loading import (
+    build_module,
+    dual_half,
+    encoder_half,
+    first_line,
+    is_dual,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+    read_json,
+)
 
-log = get_logger(__name__)
-
-
-def _load(what: str, name: str, call: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a transformers loader; its many errors become one sentence."""
-    try:
-        return call(*args, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = "folder" if os.path.isdir(name) else "local folder, and no model of that id could be fetched"
-        raise ConfigError(
-            f"{what} {name!r}: not a usable {where} ({first}). Check the name and the network, or download it first "
-            f"(hf download {name}) and give its folder"
-        ) from error
-
-
-def load_config(name: str) -> Any:
-    """The transformers config of an id or folder; runs no remote code.
-
-    Raises:
-        ConfigError: no such model, or it cannot be reached.
-    """
-    from transformers import AutoConfig
-
-    return _load("model", name, AutoConfig.from_pretrained, name, trust_remote_code=False)
-
-
-def load_pretrained(name: str) -> Any:
-    """The whole transformers model of an id or folder, float32; runs no remote code.
-
-    Raises:
-        ConfigError: no such model, or it cannot be reached.
-    """
-    from transformers import AutoModel
-
-    return _load("model", name, AutoModel.from_pretrained, name, trust_remote_code=False).float()
-
-
-def is_dual(config: Any) -> bool:
-    """Whether a config describes an image and a text tower together (CLIP, SigLIP, VisionTextDualEncoder ...)."""
-    return getattr(config, "vision_config", None) is not None and getattr(config, "text_config", None) is not None
+# These count positions from the padding index + 1.
+_OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "xmod", "longformer", "data2vec-text", "ibert")
 
 
 class TransformersTower(Tower):
-    """A transformers encoder.
+    """A transformers encoder. What it gives is found by running it once, on one item.
 
     Args:
         model: the module, as ``AutoModel`` gives it.
         modality: ``"image"`` or ``"text"``.
         preprocessing: see ``Tower``.
-        default_pooling: see ``Tower``.
         name: what it was asked for as.
+        config: what ``build_module`` builds the same module from; default the module's own.
+        default_pooling: see ``Tower``; where the tower has no such pooling, mean (text) or cls or mean (image).
         projection: see ``Tower``.
+
+    Attributes:
+        pools_flat: whether the module's own ``pooler_output`` is (b, f) as it comes, ready for a projection.
+
+    Raises:
+        ConfigError: the module does not take the input that its preprocessing makes, or gives no hidden states.
     """
 
     def __init__(
@@ -76,38 +54,62 @@ class TransformersTower(Tower):
         modality: str,
         preprocessing: ImagePreprocessing | TextPreprocessing,
         *,
-        default_pooling: str,
         name: str,
+        config: dict[str, Any] | None = None,
+        default_pooling: str = "pooler",
         projection: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.modality, self.model, self.preprocessing = modality, model, preprocessing
         self.projection = projection
-        config = model.config
-        self.feature_dim = getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
+        self.spec = {"family": "transformers", "name": name, "config": config or model.config.to_dict()}
+        self.resizes_positions = modality == "image" and _needs_resized_positions(model, preprocessing)
         names = {n.rpartition(".")[2] for n, _ in model.named_parameters()}
-        has_cls = modality == "text" or bool(names & {"cls_token", "class_embedding"})
-        registers = getattr(config, "num_register_tokens", 0) if modality == "image" else 0
-        self.num_prefix_tokens = int(modality == "image" and has_cls) + (registers or 0)
-        self.poolings = tuple(
-            pooling
-            for pooling in ("cls", "mean", "max", "pooler", "attention")
-            if (pooling != "cls" or has_cls) and (pooling != "pooler" or self._has_pooler())
+        if modality == "text":
+            self.num_prefix_tokens, has_cls = 0, preprocessing.starts_with_cls
+        else:
+            has_cls = bool(names & {"cls_token", "class_embedding"})
+            registers = getattr(model.config, "num_register_tokens", 0) or 0
+            self.num_prefix_tokens = has_cls + registers + ("distillation_token" in names)
+        tokens, pooled = self._try_out()
+        self.pools_flat = pooled is not None and pooled.ndim == 2
+        own_dim = None if pooled is None else pooled.flatten(1).shape[1]
+        # SigLIP 2's text tower may project inside its pooler; then only its own pooling fits its size.
+        of_tokens = ("cls", "mean", "max", "attention") if own_dim in (None, tokens.shape[-1]) else ()
+        self.feature_dim = own_dim or tokens.shape[-1]
+        self.poolings = (
+            *(pooling for pooling in of_tokens if pooling != "cls" or has_cls),
+            *(("pooler",) if pooled is not None else ()),
         )
-        self.default_pooling = default_pooling
-        self.spec = {"family": "transformers", "name": name, "config": config.to_dict()}
+        fallback = "cls" if modality == "image" and has_cls else "mean"
+        self.default_pooling = default_pooling if default_pooling in self.poolings else fallback
 
-    def _has_pooler(self) -> bool:
-        names = [name for name, _ in self.model.named_modules()]
-        pooling_part = any(n.rpartition(".")[2] in ("pooler", "head", "post_layernorm") for n in names)
-        return pooling_part or self.model.config.model_type in ("clip_text_model", "siglip_text_model", "convnext")
+    def _try_out(self) -> tuple[Tensor, Tensor | None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                output = self._run(self.example())
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise ConfigError(
+                f"{self.spec['name']!r}: a {type(self.model).__name__} does not take mmcl's "
+                f"{self.modality} input ({type(error).__name__}: {first_line(error)})"
+            ) from error
+        finally:
+            self.model.train(training)
+        tokens = getattr(output, "last_hidden_state", None)
+        if tokens is None:
+            raise ConfigError(f"{self.spec['name']!r}: a {type(self.model).__name__} gives no hidden states")
+        return _flat(tokens), getattr(output, "pooler_output", None)
+
+    def _run(self, inputs: dict[str, Tensor]) -> Any:
+        options = {"interpolate_pos_encoding": True} if self.resizes_positions else {}
+        return self.model(**inputs, **options, return_dict=True)
 
     def forward(self, **inputs: Tensor) -> TowerOutput:
         """Keyword inputs of the transformers model -> tokens, their mask and the model's own pooled output."""
-        output = self.model(**inputs, return_dict=True)
-        tokens, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
-        if tokens.ndim == 4:  # convolutional: (b, f, h, w)
-            tokens = tokens.flatten(2).transpose(1, 2)
+        output = self._run(inputs)
+        tokens, pooled = _flat(output.last_hidden_state), getattr(output, "pooler_output", None)
         if pooled is not None and pooled.ndim > 2:
             pooled = pooled.flatten(1)
         if self.modality == "text" and "attention_mask" in inputs:
@@ -118,106 +120,98 @@ class TransformersTower(Tower):
         return TowerOutput(tokens, mask, pooled)
 
 
-def _tower_class(config: Any) -> Any:
-    from transformers import AutoModel
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-    return MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else AutoModel
+def _flat(tokens: Tensor) -> Tensor:
+    """Convolutional features (b, f, h, w) as tokens (b, t, f)."""
+    return tokens.flatten(2).transpose(1, 2) if tokens.ndim == 4 else tokens
 
 
-def build_module(config: Any) -> Any:
-    """A transformers module with random weights."""
-    from transformers import AutoModel
-
-    model = _load("model config", config.model_type, AutoModel.from_config, config, trust_remote_code=False)
-    return _encoder_half(model)
-
-
-def _encoder_half(model: Any) -> Any:
-    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+def _needs_resized_positions(model: Any, preprocessing: ImagePreprocessing) -> bool:
+    """Whether images differ in size from those the model's position embeddings were made for."""
+    size = getattr(model.config, "image_size", None)
+    size = (size, size) if isinstance(size, int) else size
+    takes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    return size is not None and tuple(size) != preprocessing.size and takes
 
 
-def _load_module(name: str, config: Any) -> tuple[Any, set[str]]:
-    """A pretrained module and the names of weights the checkpoint lacked."""
-    loader = _tower_class(config)
-    model, info = _load(
-        "model", name, loader.from_pretrained, name, config=config, trust_remote_code=False, output_loading_info=True
+@torch.no_grad()
+def shared_space_pooling(full: Any, tower: TransformersTower, projection: torch.nn.Module | None) -> str:
+    """The pooling of a dual model's tower that leads, through its projection, to what the model itself gives.
+
+    CLIP and SigLIP project their pooler's output, Chinese-CLIP and ALIGN the class token of their text towers.
+
+    Raises:
+        ConfigError: none does.
+    """
+    inputs = tower.example()
+    options = {"interpolate_pos_encoding": True} if tower.resizes_positions else {}
+    full.eval()
+    wanted = getattr(full, f"get_{tower.modality}_features")(**inputs, **options)
+    wanted = wanted if isinstance(wanted, Tensor) else wanted.pooler_output
+    output = tower(**inputs)
+    for pooling in ("pooler", "cls", "mean"):
+        if pooling in tower.poolings:
+            features = output.pooled if pooling == "pooler" else pool_tokens(output.tokens, output.mask, pooling)
+            found = features if projection is None else projection(features)
+            if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-4):
+                return pooling
+    raise ConfigError(
+        f"{tower.spec['name']!r}: mmcl cannot follow how a {type(full).__name__} makes {tower.modality} embeddings"
     )
-    return _encoder_half(model.float()), set(info["missing_keys"])
-
-
-def _pretrained_projection(name: str, modality: str) -> Tensor | None:
-    """The bias-free projection that a dual checkpoint holds for one side."""
-    full = load_pretrained(name)
-    layer = getattr(full, "visual_projection" if modality == "image" else "text_projection", None)
-    return None if layer is None else layer.weight.detach().float().clone()
-
-
-def _read_json(name: str, file: str) -> dict[str, Any] | None:
-    """A JSON file of a local folder or a Hub model; None where it has none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    path = Path(name) / file
-    if not os.path.isdir(name):
-        try:
-            path = Path(hf_hub_download(name, file))
-        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError):
-            return None
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def image_preprocessing(name: str, config: Any, *, pretrained: bool, size: int | None) -> ImagePreprocessing:
-    """The preprocessing of a vision model, from its ``preprocessor_config.json``.
+    """The preprocessing of a vision model, from its ``preprocessor_config.json`` or ``processor_config.json``.
 
     Raises:
         ConfigError: a pretrained model without one: guessing mean and size would quietly ruin its features.
     """
-    found = _read_json(name, "preprocessor_config.json")
-    if found is not None:
-        preprocessing = ImagePreprocessing.from_image_processor(found.get("image_processor", found), source=name)
+    found = read_json(name, "preprocessor_config.json") or read_json(name, "processor_config.json") or {}
+    found = found.get("image_processor", found)
+    if "image_processor_type" in found or "size" in found or "feature_extractor_type" in found:
+        preprocessing = ImagePreprocessing.from_image_processor(found, source=name)
         return preprocessing.with_size(size) if size else preprocessing
     edge = size or getattr(config, "image_size", None)
-    edge = edge[0] if isinstance(edge, (list, tuple)) else edge
     if pretrained or edge is None:
         raise ConfigError(
             f"{name!r} has no preprocessor_config.json, which says the size, mean and standard deviation that its "
             f"images need; add the file, or use pretrained: false with model.image.image_size"
         )
-    return ImagePreprocessing((edge, edge))
+    return ImagePreprocessing((edge, edge) if isinstance(edge, int) else edge)
 
 
 def text_preprocessing(name: str, config: Any, *, max_length: int | None) -> TextPreprocessing:
-    """The tokenizer of a text model, with its maximum length."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a text model, with its maximum length.
 
-    tokenizer = _load("tokenizer", name, AutoTokenizer.from_pretrained, name, trust_remote_code=False)
-    sentence = _read_json(name, "sentence_bert_config.json") or {}
+    Raises:
+        ConfigError: no tokenizer, or more tokens asked for than the model reads.
+    """
+    tokenizer = load_tokenizer(name)
+    sentence = read_json(name, "sentence_bert_config.json") or {}
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # these count positions from the padding index + 1
+    if positions and any(part in config.model_type for part in _OFFSET_POSITIONS):
+        positions -= (config.pad_token_id or 0) + 1
     limits = [sentence.get("max_seq_length"), tokenizer.model_max_length, positions]
-    longest = min(int(limit) for limit in limits if limit and limit < 10**6) if any(limits) else 512
-    if max_length is not None and max_length > longest:
-        raise ConfigError(f"model.text.max_length is {max_length}; {name!r} reads at most {longest} tokens")
+    longest = min((int(limit) for limit in limits if limit and limit < 10**6), default=512)
     siglip = config.model_type.startswith("siglip")  # trained on fixed-length text without a mask
+    if max_length is not None and (max_length > longest or (siglip and max_length != longest)):
+        reads = "exactly" if siglip else "at most"
+        raise ConfigError(f"model.text.max_length is {max_length}; {name!r} reads {reads} {longest} tokens")
     return TextPreprocessing(
         tokenizer,
-        max_length=longest if siglip else (max_length or longest),
+        max_length=max_length or longest,
         padding="max_length" if siglip else "longest",
         use_mask=not siglip,
     )
 
 
-def _default_pooling(name: str, modality: str, config: Any, missing: set[str], *, pretrained: bool) -> str:
+def _default_pooling(name: str, modality: str, missing: frozenset[str]) -> str:
     """What the tower was trained with: a sentence-transformers folder says so; else its pooler if that was trained."""
-    modes = _read_json(name, "1_Pooling/config.json") if pretrained and modality == "text" else None
+    modes = read_json(name, "1_Pooling/config.json") if modality == "text" else None
     if modes is not None:
         for pooling, key in (("mean", "mean_tokens"), ("cls", "cls_token"), ("max", "max_tokens")):
             if modes.get(f"pooling_mode_{key}") or modes.get("pooling_mode") == pooling:
                 return pooling
-    untrained = any("pooler" in key for key in missing)
-    if pretrained and untrained:
+    if any("pooler" in key for key in missing):
         return "mean" if modality == "text" else "cls"
     return "pooler"
 
@@ -232,32 +226,52 @@ def build_transformers_tower(
         modality: ``"image"`` or ``"text"``.
         pretrained: false builds random weights from the config.
         size, max_length: override the tower's own input size (image) or number of tokens (text).
-        options: config values of a random tower.
+        options: config values that differ from the tower's own.
 
     Raises:
         ConfigError: no such model or tokenizer, an unknown option, or no preprocessing to be found.
     """
-    config = load_config(name)
-    dual = is_dual(config)
-    if dual:
-        config = config.vision_config if modality == "image" else config.text_config
+    whole = load_config(name)
+    config = whole
+    if is_dual(whole):
+        config = whole.vision_config if modality == "image" else whole.text_config
     for key, value in options.items():
         if not hasattr(config, key):
             raise ConfigError(f"model.{modality}.options.{key}: {type(config).__name__} has no such value")
         setattr(config, key, value)
     if modality == "image":
         preprocessing: Any = image_preprocessing(name, config, pretrained=pretrained, size=size)
+        if not pretrained and isinstance(getattr(config, "image_size", None), int):
+            config.image_size = preprocessing.size[0]
     else:
         preprocessing = text_preprocessing(name, config, max_length=max_length)
-    model, missing = _load_module(name, config) if pretrained else (build_module(config), set())
-    tower = TransformersTower(
-        model,
-        modality,
-        preprocessing,
-        default_pooling=_default_pooling(name, modality, config, missing, pretrained=pretrained),
-        name=name,
-        projection=_pretrained_projection(name, modality) if dual and pretrained else None,
-    )
-    if tower.default_pooling not in tower.poolings:
-        tower.default_pooling = "mean" if modality == "text" or "cls" not in tower.poolings else "cls"
+    recorded = config.to_dict()
+    if not pretrained:
+        return TransformersTower(build_module(config), modality, preprocessing, name=name, config=recorded)
+    full, missing = load_pretrained(name, config=whole)
+    if not is_dual(whole):
+        pooling = _default_pooling(name, modality, missing)
+        return TransformersTower(
+            encoder_half(full), modality, preprocessing, name=name, config=recorded, default_pooling=pooling
+        )
+    return tower_of_dual(full, modality, preprocessing, name=name, config=recorded)
+
+
+def projection_of_dual(full: Any, modality: str) -> torch.nn.Linear | None:
+    """The linear map behind one half of a dual model; None where its features lie in the shared space already."""
+    return getattr(full, "visual_projection" if modality == "image" else "text_projection", None)
+
+
+def tower_of_dual(full: Any, modality: str, preprocessing: Any, *, name: str, config: dict[str, Any]) -> TransformersTower:
+    """One half of a dual model as a tower, pooled as the model pools it, with the projection that comes after.
+
+    Raises:
+        ConfigError: the model has no such half, or embeds in a way mmcl cannot follow.
+    """
+    half = dual_half(full, modality, name=name)
+    tower = TransformersTower(half, modality, preprocessing, name=name, config=config)
+    layer = projection_of_dual(full, modality)
+    tower.default_pooling = shared_space_pooling(full, tower, layer)
+    if layer is not None and layer.bias is None:
+        tower.projection = layer.weight.detach().clone()
     return tower

@@ -27,13 +27,17 @@ class RandomBatches:
         ConfigError: fewer than two rows: a row would have no negative.
     """
 
-    POOL = 50  # batches whose rows are sorted by length together: long enough to save padding, short enough to stay random
+    POOL = (
+        50  # batches whose rows are sorted by length together: long enough to save padding, short enough to stay random
+    )
 
     def __init__(
         self, num_rows: int, batch_size: int, *, seed: int, lengths: Sequence[int] | np.ndarray | None = None
     ) -> None:
         if num_rows < 2:
-            raise ConfigError(f"the training split has {num_rows} usable row(s); contrastive learning needs two or more")
+            raise ConfigError(
+                f"the training split has {num_rows} usable row(s); contrastive learning needs two or more"
+            )
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
         self.lengths = None if lengths is None else np.asarray(lengths)
 

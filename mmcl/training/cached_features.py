@@ -21,13 +21,15 @@ import torch
 from torch import Tensor
 
 from mmcl.batch import SkippedRow
-from mmcl.errors import DataError
+from mmcl.data.collate import skipped_image
+from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
-from mmcl.training.gather import rank, world_size
+from mmcl.training.gather import broadcast_object, rank, world_size
 
 log = get_logger(__name__)
 
-CHUNK_ROWS = 4096
+LAYOUT = 1  # of the files; part of every key
+CHUNK_ROWS = 1024  # rows a file: what a broken-off run loses at most, and what processes share out
 IN_MEMORY_BYTES = 2 * 2**30  # larger caches are read from disk row by row
 
 # Called with what is computed, how much is done, and of how much.
@@ -129,7 +131,10 @@ class FeatureCache:
     ) -> None:
         self.folder, self.device, self.batch_size, self.bf16 = folder, torch.device(device), batch_size, bf16
         self._progress = progress
+        # Both keep the object beside the value, so that no other object can come to have its id.
         self._tower_keys: dict[int, tuple[Any, str]] = {}
+        self._fingerprints: dict[int, tuple[Any, str]] = {}
+        self._loaded: dict[str, CachedImages] = {}
 
     def images(
         self, encoder: Encoder, dataset: Images, *, views: Views | None = None, shared: bool = False
@@ -143,7 +148,7 @@ class FeatureCache:
             shared: true when every process calls this at once: they divide the work.
         """
         views = views or Views()
-        key = self._key(encoder, dataset.fingerprint(), views.count, views.description)
+        key = self._key(encoder, self._fingerprint(dataset), views.count, views.description)
 
         def compute(start: int, stop: int) -> tuple[np.ndarray, list[SkippedRow]]:
             return self._image_chunk(encoder, dataset, views, start, stop)
@@ -172,26 +177,25 @@ class FeatureCache:
     # -- keys ----------------------------------------------------------------------------------------------------
 
     def _key(self, encoder: Encoder, *data: Any) -> str:
-        parts = [self._tower_key(encoder), encoder.pooling, self.bf16, self.device.type, *data]
+        parts = [LAYOUT, self._tower_key(encoder), encoder.pooling, self.bf16, self.device.type, *data]
         return f"{encoder.modality}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
+
+    def _fingerprint(self, dataset: Images) -> str:
+        known = self._fingerprints.get(id(dataset))
+        if known is None:
+            known = self._fingerprints[id(dataset)] = (dataset, dataset.fingerprint())
+        return known[1]
 
     def _tower_key(self, encoder: Encoder) -> str:
         tower = encoder.tower
         known = self._tower_keys.get(id(tower))
-        if known is not None and known[0] is tower:
-            return known[1]
-        digest = hashlib.blake2b()
-        for name, tensor in tower.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        preprocessing = tower.preprocessing
-        fingerprint = getattr(preprocessing, "fingerprint", lambda: json.dumps(preprocessing.to_dict()))
-        digest.update(fingerprint().encode())
-        self._tower_keys[id(tower)] = (tower, digest.hexdigest())
-        return digest.hexdigest()
+        if known is None:
+            known = self._tower_keys[id(tower)] = (tower, _tower_hash(tower))
+        return known[1]
 
     # -- chunks --------------------------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)  # evaluators call within it; weights touched there could not be trained afterwards
     def _chunks(
         self,
         key: str,
@@ -201,27 +205,41 @@ class FeatureCache:
         *,
         shared: bool,
     ) -> CachedImages:
+        if key in self._loaded:
+            return self._loaded[key]
         folder = self.folder / key
-        folder.mkdir(parents=True, exist_ok=True)
         starts = range(0, total, CHUNK_ROWS)
-        mine = starts[rank() :: world_size()] if shared else starts
-        missing = [start for start in mine if not _is_written(folder, start)]
+        chunks = {start: _read_chunk(folder, start) for start in starts}
+        missing = [start for start in starts if chunks[start] is None]
+        mine = missing
+        if shared and world_size() > 1:
+            # One process after another reads a chunk as missing or not while others write: agree on one list.
+            missing = broadcast_object(missing)
+            mine = missing[rank() :: world_size()]
         if missing:
             log.info("%s: computing %d of %d chunks into %s", title, len(missing), len(starts), folder)
-        for start in missing:
-            stop = min(total, start + CHUNK_ROWS)
-            self._tell(title, start, total)
-            features, skipped = compute(start, stop)
-            _write_chunk(folder, start, features, skipped)
-            self._tell(title, stop, total)
-        if shared and world_size() > 1:
-            torch.distributed.barrier()
-        parts, skipped_rows = [], {}
-        for start in starts:
-            parts.append(np.load(_path(folder, start, ".npy"), mmap_mode="r", allow_pickle=False))
-            for row in json.loads(_path(folder, start, ".json").read_text(encoding="utf-8")):
-                skipped_rows[row["row"]] = SkippedRow(**row)
-        return CachedImages(parts, skipped_rows)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for start in mine:
+                stop = min(total, start + CHUNK_ROWS)
+                self._tell(title, start, total)
+                _write_chunk(folder, start, *compute(start, stop))
+                self._tell(title, stop, total)
+            if shared and world_size() > 1:
+                torch.distributed.barrier()
+            for start in missing:
+                chunks[start] = _read_chunk(folder, start)
+                if chunks[start] is None:  # another machine wrote it on a disk of its own
+                    _write_chunk(folder, start, *compute(start, min(total, start + CHUNK_ROWS)))
+                    chunks[start] = _read_chunk(folder, start)
+        except OSError as error:
+            raise ConfigError(
+                f"features cannot be kept in {folder} ({error.strerror or error}); set train.feature_cache.dir or "
+                f"train.feature_cache.enabled=false"
+            ) from error
+        skipped = {row.row: row for start in starts for row in chunks[start][1]}
+        self._loaded[key] = CachedImages([chunks[start][0] for start in starts], skipped)
+        return self._loaded[key]
 
     def _tell(self, title: str, done: int, total: int) -> None:
         if self._progress is not None:
@@ -238,24 +256,20 @@ class FeatureCache:
     ) -> tuple[np.ndarray, list[SkippedRow]]:
         encoder.tower.to(self.device).eval()
         preprocessing = encoder.tower.preprocessing
-        features: np.ndarray | None = None
+        features = np.full(((stop - start) * views.count, encoder.tower.feature_dim), np.nan, np.float32)
         skipped: list[SkippedRow] = []
         pending: list[tuple[int, Tensor]] = []
 
         def flush() -> None:
-            nonlocal features
             pixels = preprocessing.normalize(torch.stack([image for _, image in pending]))
-            values = self._forward(encoder, {"pixel_values": pixels})
-            if features is None:
-                features = np.full(((stop - start) * views.count, values.shape[1]), np.nan, np.float32)
-            features[[slot for slot, _ in pending]] = values
+            features[[slot for slot, _ in pending]] = self._forward(encoder, {"pixel_values": pixels})
             pending.clear()
 
         for row in range(start, stop):
             try:
                 image = dataset.images.read(row)
             except DataError as error:
-                skipped.append(SkippedRow(row, dataset.images.describe(row), str(error)))
+                skipped.append(skipped_image(dataset.images, row, error))
                 continue
             for view in range(views.count):
                 if views.augment is None:
@@ -268,32 +282,50 @@ class FeatureCache:
                     self._tell(f"image features of {dataset.name}", row + 1, len(dataset))
         if pending:
             flush()
-        if features is None:
-            raise DataError(
-                f"{dataset.name}: none of the rows {start} to {stop - 1} has a readable image ({skipped[0].reason})"
-            )
         return features.reshape(stop - start, views.count, -1), skipped
 
     def _text_chunk(self, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
         encoder.tower.to(self.device).eval()
         tokenize = encoder.tower.preprocessing
         order = np.argsort(tokenize.lengths(texts), kind="stable")  # short with short: little padding
-        features: np.ndarray | None = None
+        features = np.empty((len(texts), 1, encoder.tower.feature_dim), np.float32)
         for begin in range(0, len(order), self.batch_size):
             chunk = order[begin : begin + self.batch_size]
-            values = self._forward(encoder, tokenize([texts[i] for i in chunk]))
-            if features is None:
-                features = np.empty((len(texts), 1, values.shape[1]), np.float32)
-            features[chunk, 0] = values
+            features[chunk, 0] = self._forward(encoder, tokenize([texts[i] for i in chunk]))
         return features
+
+
+def _tower_hash(tower: Any) -> str:
+    """Changes with anything that changes a tower's features: weights, inputs, and what its config says beside them."""
+    digest = hashlib.blake2b()
+    for name, tensor in tower.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    preprocessing = tower.preprocessing
+    fingerprint = getattr(preprocessing, "fingerprint", lambda: json.dumps(preprocessing.to_dict(), sort_keys=True))
+    digest.update(fingerprint().encode())
+    config = tower.spec.get("config") or tower.spec.get("options") or {}
+    told = {key: value for key, value in config.items() if not key.startswith("_") and key not in _NOT_IN_FEATURES}
+    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+# What a config says of where it came from; the number of heads or a norm's epsilon, by contrast, are in no weight.
+_NOT_IN_FEATURES = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version", "model_type"})
 
 
 def _path(folder: Path, start: int, suffix: str) -> Path:
     return folder / f"rows_{start:09d}{suffix}"
 
 
-def _is_written(folder: Path, start: int) -> bool:
-    return _path(folder, start, ".json").exists()  # written last
+def _read_chunk(folder: Path, start: int) -> tuple[np.ndarray, list[SkippedRow]] | None:
+    """A chunk's features and skipped rows; None where it is not written, or damaged."""
+    try:
+        rows = json.loads(_path(folder, start, ".json").read_text(encoding="utf-8"))  # written last
+        features = np.load(_path(folder, start, ".npy"), mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
+        return None
+    return features, [SkippedRow(**row) for row in rows]
 
 
 def _write_chunk(folder: Path, start: int, features: np.ndarray, skipped: list[SkippedRow]) -> None:

@@ -7,18 +7,18 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.logs import get_logger
-
-log = get_logger(__name__)
 
 LAST = "last"
+WEIGHTS, STATES, RANDOM, PROGRESS = "weights.safetensors", "states.pt", "random.pt", "progress.json"
 
 
 @dataclass
@@ -28,15 +28,13 @@ class Checkpoint:
     Attributes:
         progress: plain numbers: step, epoch, batch, best metric and so on.
         weights: the objective's state dict.
-        optimizer: the optimizer's state dict.
-        extra: further states by name (scheduler, scaler, ema): tensors and plain values.
+        states: further states by name (optimizer, schedule, ema ...): tensors and plain values.
         random: RNG state of each process, in rank order.
     """
 
     progress: dict[str, Any]
     weights: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    extra: dict[str, Any]
+    states: dict[str, dict[str, Any]]
     random: list[dict[str, Tensor]]
 
 
@@ -63,7 +61,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
     """Write ``folder/step_N``, point ``folder/last`` at it, and remove all but the newest ``keep``.
 
     The files are written beside, synchronised to disk and moved into place by one rename: a kill at any moment leaves
-    the earlier checkpoint whole.
+    a whole checkpoint, this one or the one before.
 
     Args:
         folder: the run's checkpoints.
@@ -74,27 +72,64 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
         The checkpoint's folder.
     """
     target = folder / _name(checkpoint.progress["step"])
+    for stale in folder.glob(".step_*.partial"):  # of a run that was killed while it wrote
+        shutil.rmtree(stale)
     partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.weights.items()}
-    save_file(weights, partial / "weights.safetensors")
-    torch.save(checkpoint.optimizer, partial / "optimizer.pt")
-    torch.save(checkpoint.extra, partial / "extra.pt")
-    torch.save(checkpoint.random, partial / "random.pt")
-    (partial / "progress.json").write_text(json.dumps(checkpoint.progress, indent=2))
+    save_file(weights, partial / WEIGHTS)
+    torch.save(checkpoint.states, partial / STATES)
+    torch.save(checkpoint.random, partial / RANDOM)
+    (partial / PROGRESS).write_text(json.dumps(checkpoint.progress, indent=2))
     for file in partial.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    replace_folder(partial, target)
     link = folder / f".{LAST}.partial"
     link.unlink(missing_ok=True)
     link.symlink_to(target.name)
     os.replace(link, folder / LAST)
-    for old in sorted(folder.glob("step_*"))[:-keep]:
+    for old in _complete(folder)[:-keep]:
         shutil.rmtree(old)
     return target
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move ``new`` to where ``folder`` may be; a kill in between is mended by ``mend_folder``."""
+    aside = folder.with_name(f".{folder.name}.old")
+    mend_folder(folder)
+    if folder.exists():
+        os.replace(folder, aside)
+    os.replace(new, folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def mend_folder(folder: Path) -> None:
+    """Put back what ``replace_folder`` had set aside when it was killed between its two renames."""
+    aside = folder.with_name(f".{folder.name}.old")
+    if not aside.exists():
+        return
+    if folder.exists():
+        shutil.rmtree(aside)
+    else:
+        os.replace(aside, folder)
+
+
+def mend_run(checkpoints: Path, model: Path) -> None:
+    """Put back whatever folder of a run was being replaced when it was killed."""
+    mend_folder(model)
+    for aside in checkpoints.glob(".step_*.old"):
+        mend_folder(checkpoints / aside.name.removeprefix(".").removesuffix(".old"))
+
+
+def _complete(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if (path / PROGRESS).exists())
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to go on from."""
+    return bool(_complete(folder)) or any(folder.glob(".step_*.old"))
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -103,16 +138,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ConfigError: there is none, or it is damaged.
     """
-    last = folder / LAST
-    if not last.exists():
+    complete = _complete(folder)
+    if not complete:
         raise ConfigError(f"--resume: {folder} holds no complete checkpoint; delete the run folder and start again")
+    last = complete[-1]
     try:
         return Checkpoint(
-            progress=json.loads((last / "progress.json").read_text()),
-            weights=load_file(last / "weights.safetensors"),
-            optimizer=torch.load(last / "optimizer.pt", weights_only=True, map_location="cpu"),
-            extra=torch.load(last / "extra.pt", weights_only=True, map_location="cpu"),
-            random=torch.load(last / "random.pt", weights_only=True, map_location="cpu"),
+            progress=json.loads((last / PROGRESS).read_text()),
+            weights=load_file(last / WEIGHTS),
+            states=torch.load(last / STATES, weights_only=True, map_location="cpu"),
+            random=torch.load(last / RANDOM, weights_only=True, map_location="cpu"),
         )
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
-        raise ConfigError(f"--resume: {last.resolve()} is damaged ({error}); remove it and resume again") from error
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as error:
+        raise ConfigError(f"--resume: {last} is damaged ({error}); remove it and resume from the one before") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from mmcl.batch import Embeddings
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -31,6 +33,24 @@ def gather_integers(values: list[int], device: torch.device) -> list[list[int]]:
     return [part.tolist() for part in everyone]
 
 
+def gather_objects(value: T) -> list[T]:
+    """A Python value of every process, in rank order; slow, for what is rare."""
+    if world_size() == 1:
+        return [value]
+    everyone: list[Any] = [None] * world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
+
+
+def broadcast_object(value: T) -> T:
+    """The main process's value, on every process."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def _gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
     """Rows of every process, concatenated in rank order; no gradient. Shorter parts are padded on the way."""
     longest = max(sizes)
@@ -51,7 +71,7 @@ class _GatherWithGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may hand it to others too
         dist.all_reduce(gradient)
         start = sum(ctx.sizes[: rank()])
         return gradient[start : start + ctx.sizes[rank()]], None

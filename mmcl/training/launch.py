@@ -11,7 +11,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 
 from mmcl.config import RunSection
 from mmcl.errors import ConfigError, require
@@ -21,6 +21,8 @@ log = get_logger(__name__)
 
 # The main process alone evaluates and computes unshared features; the others wait this long.
 PATIENCE = timedelta(hours=12)
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def start_accelerator(run: RunSection, *, precision: str, folder: Path) -> Accelerator:
@@ -40,19 +42,24 @@ def start_accelerator(run: RunSection, *, precision: str, folder: Path) -> Accel
     many = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if many and not torch.cuda.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # without it accelerate looks for a GPU backend
-    if not many:
+    if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # a second run in one Python process may differ
     try:
         accelerator = Accelerator(
             mixed_precision={"fp32": "no"}.get(precision, precision),
             log_with=None if run.tracker == "none" else run.tracker,
             project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
-            kwargs_handlers=[DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"train.precision is {precision!r} and run.tracker {run.tracker!r}: this machine cannot ({error})"
         ) from error
+    if accelerator.distributed_type in _SHARDED:
+        raise ConfigError(
+            f"accelerate is configured for {accelerator.distributed_type.value}; mmcl trains data-parallel: choose "
+            f"multi-GPU or multi-CPU in accelerate config"
+        )
     check_processes(run.num_processes, accelerator.num_processes)
     return accelerator
 
@@ -95,7 +102,9 @@ def processes_asked_of_launcher() -> int | None:
         arguments = parent.cmdline() if parent is not None else []
     except psutil.Error:
         return None
-    if not any("accelerate" in argument for argument in arguments[:3]) or "launch" not in arguments:
+    # `accelerate launch`, `accelerate-launch` and `python -m accelerate.commands.launch`
+    command = " ".join(arguments[:4])
+    if "accelerate" not in command or "launch" not in command:
         return None
     for flag in ("--num_processes", "--num-processes"):
         value = _option(arguments, flag)

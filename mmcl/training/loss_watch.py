@@ -14,7 +14,7 @@ class LossWatch:
     """A smoothed loss and what it says.
 
     Args:
-        batch_size: of a whole step; chance is its logarithm.
+        batch_size: rows of a whole step; chance is their logarithm.
         warmup_steps: no verdict on a stuck loss before they are over.
     """
 
@@ -52,9 +52,9 @@ class LossWatch:
             return
         self.warned = True
         log.warning(
-            "step %d: the loss is still %.2f, which is chance (ln(batch) = %.2f): the model cannot tell the pairs apart "
-            "yet. Common causes: a learning rate too high (embeddings collapse) or too low, captions that repeat within "
-            "a batch (give them a group), images and captions that do not belong together, or both towers frozen",
+            "step %d: the loss is still %.2f, which is chance (ln(batch) = %.2f): the model cannot tell the pairs "
+            "apart yet. Common causes: a learning rate too high (embeddings collapse) or too low, captions that repeat "
+            "within a batch (give them a group), images and captions that do not belong together",
             step,
             self.average,
             self.chance,

@@ -37,6 +37,9 @@ def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     return classes[name.lower()]
 
 
+_OWN_KEYS = ("weight_decay", "betas", "momentum")
+
+
 def build_optimizer(groups: Sequence[Group], section: OptimizerSection) -> torch.optim.Optimizer:
     """An optimizer of ``torch.optim`` by name.
 
@@ -52,6 +55,10 @@ def build_optimizer(groups: Sequence[Group], section: OptimizerSection) -> torch
     if not groups:
         raise ConfigError("nothing trains: both towers are frozen and the heads have no weights; thaw one")
     options: dict[str, Any] = dict(section.options)
+    for key, instead in (("lr", "learning_rate"), ("params", None), *((k, k) for k in _OWN_KEYS)):
+        if key in options:
+            where = f"; it is optimizer.{instead}" if instead else ""
+            raise ConfigError(f"optimizer.options.{key} cannot be given{where}")
     if section.betas is not None:
         options["betas"] = section.betas
     if section.momentum is not None:

@@ -16,6 +16,7 @@ from mmcl.batch import SkippedRow
 from mmcl.errors import ConfigError
 
 CONFIG, METRICS, SKIPPED = "config.yaml", "metrics.jsonl", "skipped.jsonl"
+CHECKPOINTS, LAST, MODEL = "checkpoints", "last", "model"
 
 # What may differ when a run goes on: how long, how it is watched, where it reads; never what is learnt.
 _RESUMABLE = ("run.dir", "run.tracker", "run.num_processes", "train.max_minutes", "train.log_every", "data.workers")
@@ -31,8 +32,15 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {"packages": versions, "git_commit": git.stdout.strip() if git.returncode == 0 else None}
+    return {"packages": versions, "git_commit": _git_commit()}
+
+
+def _git_commit() -> str | None:
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return None
+    return git.stdout.strip() if git.returncode == 0 else None
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -59,45 +67,55 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Where checkpoints are."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def model(self) -> Path:
         """Where the best model is."""
-        return self.path / "model"
+        return self.path / MODEL
 
     @property
-    def is_taken(self) -> bool:
-        """Whether another run, finished or not, has written here."""
-        return (self.path / CONFIG).exists()
+    def skipped(self) -> Path:
+        """Where rows that could not be used are listed."""
+        return self.path / SKIPPED
 
-    def open(self, recipe: dict[str, Any], *, resume: bool) -> None:
-        """Make the folder and write ``config.yaml``; with ``resume``, check that it holds this very recipe.
+    def prepare(self, recipe: dict[str, Any], *, resume: bool) -> None:
+        """Check, before anything costs time, that the run may write here; makes the folder.
 
         Raises:
             ConfigError: the folder holds another run, cannot be written, or (resume) holds none or a different recipe.
         """
         if resume:
             self._check_same(recipe)
-        elif self.is_taken:
+        elif holds := [
+            name for name in (CONFIG, METRICS, MODEL, f"{CHECKPOINTS}/{LAST}") if (self.path / name).exists()
+        ]:
             raise ConfigError(
-                f"{self.path} already holds a run; go on with it (--resume), write elsewhere (run.dir=FOLDER), "
-                f"or delete the folder"
+                f"{self.path} already holds a run ({', '.join(holds)}); go on with it (--resume), write elsewhere "
+                f"(run.dir=FOLDER), or delete the folder"
             )
         if not self.writes:
             return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
             if not resume:
-                text = yaml.safe_dump({**recipe, "environment": environment()}, sort_keys=False, allow_unicode=True)
-                self._replace(self.path / CONFIG, text)
+                self.skipped.unlink(missing_ok=True)  # of a start that failed before its first step
         except OSError as error:
-            raise ConfigError(f"run folder {self.path} cannot be written ({error.strerror or error}); set run.dir") from error
-        if not os.access(self.path, os.W_OK):
-            raise ConfigError(f"run folder {self.path} cannot be written (no permission); set run.dir")
+            raise ConfigError(
+                f"run folder {self.path} cannot be written ({error.strerror or error}); set run.dir"
+            ) from error
+
+    def begin(self, recipe: dict[str, Any]) -> None:
+        """Write ``config.yaml``: from now on the folder belongs to this run."""
+        if self.writes:
+            text = yaml.safe_dump({**recipe, "environment": environment()}, sort_keys=False, allow_unicode=True)
+            self._replace(self.path / CONFIG, text)
 
     def _check_same(self, recipe: dict[str, Any]) -> None:
-        if not self.is_taken:
+        if not (self.path / CONFIG).is_file():
             raise ConfigError(f"--resume: {self.path} holds no run; leave --resume out to start one, or set run.dir")
         before = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
         before.pop("environment", None)
@@ -125,32 +143,29 @@ class RunFolder:
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, without a half-written last one."""
+        return _read_lines(self.path / METRICS)
+
     def drop_metrics_after(self, step: int) -> None:
         """Forget lines of steps that a resumed run will write again, and a half-written last line."""
         path = self.path / METRICS
-        if not self.writes or not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line).get("step", 0) <= step:
-                    kept.append(line)
-            except json.JSONDecodeError:
-                continue
-        self._replace(path, "".join(line + "\n" for line in kept))
+        if self.writes and path.exists():
+            kept = [json.dumps(record) + "\n" for record in self.read_metrics() if record.get("step", 0) <= step]
+            self._replace(path, "".join(kept))
 
     def append_skipped(self, rows: list[SkippedRow]) -> None:
         """Rows that were left out, one a line of ``skipped.jsonl``."""
         if self.writes and rows:
-            with (self.path / SKIPPED).open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+            lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows]
+            if self.skipped.exists() and not self.skipped.read_bytes().endswith(b"\n"):
+                lines.insert(0, "\n")  # a kill left half a line
+            with self.skipped.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
 
     def read_skipped(self) -> list[SkippedRow]:
         """The rows listed so far."""
-        path = self.path / SKIPPED
-        if not path.exists():
-            return []
-        return [SkippedRow(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        return [SkippedRow(**record) for record in _read_lines(self.skipped)]
 
     def write_json(self, name: str, value: Any) -> Path:
         """A JSON file of the run."""
@@ -158,3 +173,13 @@ class RunFolder:
         if self.writes:
             self._replace(path, json.dumps(value, indent=2, ensure_ascii=False))
         return path
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

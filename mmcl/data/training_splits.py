@@ -1,0 +1,87 @@
+"""The splits of a run: what is trained on, what judges on the way, and what judges at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmcl.config import Recipe
+from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.sources import available_splits, load
+from mmcl.errors import DataError
+from mmcl.logs import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run: what it learns from, what it is judged by on the way, and at the end."""
+
+    train: ImageTextDataset
+    validation: ImageTextDataset | None
+    test: dict[str, ImageTextDataset] = field(default_factory=dict)
+
+
+def _hold_out(dataset: ImageTextDataset, share: float, seed: int) -> tuple[ImageTextDataset, ImageTextDataset]:
+    """Whole groups for validation, the rest for training."""
+    groups = dataset.group_ids().numpy()
+    number = int(groups.max()) + 1
+    if number < 3:
+        raise DataError(
+            f"{dataset.name}: {number} group(s) are too few to hold some out; set data.split.validation=null"
+        )
+    held = np.random.default_rng([seed, 1]).permutation(number)[: max(1, round(share * number))]
+    inside = np.isin(groups, held)
+    name = dataset.name
+    validation = dataset.select(np.flatnonzero(inside), name=f"{name}:held out")
+    return dataset.select(np.flatnonzero(~inside), name=f"{name}:rest"), validation
+
+
+def _sample(dataset: ImageTextDataset, most: int | None, seed: int) -> ImageTextDataset:
+    """At most so many rows, drawn by lot, in the data set's order."""
+    if most is None or len(dataset) <= most:
+        return dataset
+    rows = np.sort(np.random.default_rng([seed, 2]).permutation(len(dataset))[:most])
+    return dataset.select(rows, name=f"{dataset.name} ({most} of {len(dataset)} rows)")
+
+
+def load_splits(recipe: Recipe) -> Splits:
+    """Load the splits that a recipe names.
+
+    Data without a validation split lend ``data.holdout_share`` of their training groups; without a test split there is
+    no final judgement on one. Both are logged.
+
+    Raises:
+        DataError: no such data, or no training split.
+    """
+    section = recipe.data
+    columns = {key: value for key, value in section.columns.model_dump().items() if value is not None}
+
+    def read(split: str | None) -> ImageTextDataset:
+        dataset = load(section.path, split=split, columns=columns, images=section.images)
+        return _sample(dataset, section.max_rows, recipe.run.seed)
+
+    there = available_splits(section.path, columns=columns, images=section.images)
+    train = read(section.split.train if there else None)
+    wanted, validation = section.split.validation, None
+    if wanted is not None and wanted in there:
+        validation = read(wanted)
+    elif wanted is not None:
+        if wanted != "validation":
+            raise DataError(
+                f"{section.path} has no split {wanted!r} (data.split.validation); it has {', '.join(there)}"
+            )
+        train, validation = _hold_out(train, section.holdout_share, recipe.run.seed)
+        log.warning(
+            "%s has no validation split: %d rows of the training split are held out", train.name, len(validation)
+        )
+    names = [] if not recipe.evaluate.at_end else [section.split.test, *recipe.evaluate.extra_splits]
+    test = {name: read(name) for name in names if name is not None and name in there}
+    for name in names:
+        if name is not None and name not in there:
+            log.warning("%s has no split %r: it is not judged at the end", section.path, name)
+    if validation is not None:
+        validation = _sample(validation, recipe.evaluate.max_rows, recipe.run.seed)
+    return Splits(train, validation, test)

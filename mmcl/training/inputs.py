@@ -1,0 +1,74 @@
+"""Where training batches come from: pixels and tokens, or the kept features of towers that do not change."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from mmcl.config import Recipe
+from mmcl.data.augment import ImageAugmentation, possible_captions, row_seed
+from mmcl.data.collate import BatchReader, ImagePixels
+from mmcl.data.dataset import ImageTextDataset
+from mmcl.logs import get_logger
+from mmcl.models.dual_encoder import DualEncoder
+from mmcl.models.freezing import apply_freezing
+from mmcl.training.cached_features import FeatureCache, Views
+
+log = get_logger(__name__)
+
+
+class TrainingInputs:
+    """A run's reader, and its change from kept features to raw inputs when a tower thaws.
+
+    Args:
+        recipe: its ``data``, ``train.feature_cache`` and ``model`` sections are read.
+        model: frozen as at the start.
+        train: the training split.
+        cache: features of frozen towers; None: towers always run.
+    """
+
+    def __init__(self, recipe: Recipe, model: DualEncoder, train: ImageTextDataset, cache: FeatureCache | None) -> None:
+        self._recipe, self._model, self._train, self._cache = recipe, model, train, cache
+        self.reader = BatchReader(
+            train, self._image(), self._text(), captions=recipe.data.captions, seed=recipe.run.seed
+        )
+        epochs = {tower.freeze_until_epoch for tower in (recipe.model.image, recipe.model.text)}
+        self._thaws_at = sorted(epoch for epoch in epochs if epoch is not None)
+
+    def thaw(self, epoch: float) -> bool:
+        """Thaw what is due at a fractional epoch; whether what trains has changed."""
+        if not self._thaws_at or epoch < self._thaws_at[0]:
+            return False
+        self._thaws_at = [later for later in self._thaws_at if later > epoch]
+        changed = apply_freezing(self._model, self._recipe.model, epoch=epoch)
+        if changed:
+            self.reader.image, self.reader.text = self._image(), self._text()
+        return changed
+
+    def _image(self) -> Any:
+        section, encoder = self._recipe.data.augment, self._model.image
+        preprocessing = encoder.tower.preprocessing
+        augmentation = ImageAugmentation(section, preprocessing) if section.active else None
+        if self._cache is None or not encoder.has_fixed_features:
+            return ImagePixels(self._train, preprocessing, augmentation)
+        if augmentation is None:
+            return self._cache.images(encoder, self._train, shared=True)
+        seed, number = self._recipe.run.seed, self._recipe.train.feature_cache.views
+        log.warning(
+            "the image tower is frozen: its features are kept, for %d augmented view(s) of each image. More: "
+            "train.feature_cache.views=N; new ones at every step, slowly: train.feature_cache.enabled=false",
+            number,
+        )
+        description = f"{section.model_dump_json()} seed {seed}"
+        views = Views(number, augmentation, description, lambda view, row: row_seed(seed, view, row))
+        return self._cache.images(encoder, self._train, views=views, shared=True)
+
+    def _text(self) -> Any:
+        encoder, train = self._model.text, self._train
+        if self._cache is None or not encoder.has_fixed_features:
+            return encoder.tower.preprocessing
+        captions: set[str] = set()
+        tags = train.column("tags") if "tags" in train.table.column_names else itertools.repeat(None)
+        for texts, row_tags in zip(train.column("texts"), tags):
+            captions.update(possible_captions(texts, row_tags, self._recipe.data.captions))
+        return self._cache.texts(encoder, captions, shared=True)

@@ -1,0 +1,69 @@
+"""`mmcl train`: what it prints and writes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from mmcl.cli.console import make_console
+from mmcl.cli.display import TrainingDisplay
+from mmcl.config import load_recipe
+
+RECORD = {"loss": 4.2, "chance_loss": 4.85, "logit_scale": 14.3, "pairs_per_second": 900.0}
+
+
+def test_json_holds_the_closing_metrics(tiny_run: Path) -> None:
+    result = json.loads((tiny_run.parents[1] / "result.json").read_text())
+    assert result["run"] == "runs/quickstart-smoke"
+    assert result["stopped_by"] == "done"
+    evaluation = json.loads((tiny_run / "evaluation.json").read_text())
+    assert {split: result[split] for split in evaluation} == evaluation
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch):
+    """shown(width, terminal=...): a display, and the text it has written so far."""
+
+    def make(overrides: list[str], *, terminal: bool = False):
+        display = TrainingDisplay(load_recipe("quickstart", overrides))
+        console = make_console()
+        console.file = io.StringIO()
+        console._force_terminal = terminal
+        display.console = console
+        return display, console.file
+
+    return make
+
+
+def test_names_are_shown_as_they_are_and_lines_are_whole(shown) -> None:
+    path = "data/[bold]very/" + "long/" * 30 + "emoji:train:"
+    display, out = shown([f"data.path='{path}'"])
+    with display:
+        display.cache_progress(f"image features of {path}", 5, 5)
+        display.evaluation({"retrieval/i2t_recall@1": 0.25}, step=3)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == f"quickstart on {path} -> runs/quickstart"
+    assert lines[1] == f"image features of {path}: 5/5"
+    assert lines[2] == "validation at step 3: R@1 i2t 25.0 %"
+
+
+def test_a_step_shows_loss_chance_scale_and_speed(shown) -> None:
+    display, out = shown([])
+    with display:
+        display.step({"step": 1, **RECORD}, total_steps=2)
+        display.step({"step": 2, **RECORD}, total_steps=2)
+    lines = out.getvalue().splitlines()[1:]
+    assert lines == [f"step {step}/2  loss 4.200 (chance 4.85)  scale 14.3  900 pairs/s" for step in (1, 2)]
+
+
+def test_a_terminal_gets_a_bar(shown) -> None:
+    display, out = shown([], terminal=True)
+    with display:
+        display.step({"step": 1, **RECORD}, total_steps=2)
+        display.cache_progress("image features", 3, 9)
+    assert "training" in out.getvalue()
+    assert "1/2" in out.getvalue()
+    assert "chance 4.85" in out.getvalue()
