@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -91,7 +92,7 @@ def read_open_clip_config(name: str) -> dict[str, Any]:
     with _own_logging():
         config = open_clip.get_model_config(name)
     if config is None:
-        near = [known for known in open_clip.list_models() if known.lower().startswith(name.lower()[:5])][:5]
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.5)
         hint = f"; it has {', '.join(near)}" if near else ""
         raise ConfigError(f"open_clip has no architecture {name!r}, and there is no such folder{hint}")
     return config
@@ -168,9 +169,17 @@ def build_open_clip_half(
         config["vision_cfg"]["image_size"] = size
     if modality == "text":
         preprocessing = _text_preprocessing(model.text, name, config, max_length)
+        if preprocessing.trim:
+            model.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
         return OpenClipTower(model.text, "text", preprocessing, name=name, config=config)
     preprocessing = _image_preprocessing(model.visual.preprocess_cfg, name)
     return OpenClipTower(model.visual, "image", preprocessing, name=name, config=config)
+
+
+def _fit_mask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """open_clip's causal mask is of the full length, whatever the length of the tokens (b, t, f)."""
+    length = args[0].shape[1]
+    return args, kwargs | {"attn_mask": kwargs["attn_mask"][:length, :length]}
 
 
 def _text_preprocessing(text: Any, name: str, config: dict[str, Any], max_length: int | None) -> OpenClipText:

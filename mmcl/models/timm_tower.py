@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from pathlib import Path
@@ -159,13 +160,14 @@ def build_timm_tower(
     import timm
 
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.partition('.')[0].split('_')[0]}*")[:4]
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=4, cutoff=0.5)
         raise ConfigError(f"timm has no model {name!r}" + (f"; it has {', '.join(near)} ..." if near else ""))
     arguments = dict(options)
     try:
         own = timm.get_pretrained_cfg(name)
         if size and own is not None and own.fixed_input_size:
             arguments.setdefault("img_size", size)
+        size = size or arguments.get("img_size")
         model = timm.create_model(name, pretrained=pretrained and not checkpoint, num_classes=0, **arguments)
     except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise ConfigError(

@@ -104,24 +104,19 @@ def _size(module: nn.Module) -> int:
 
 
 def _block_lists(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The outermost lists of modules that hold the blocks of an encoder: the largest list, and its like beside it.
+    """The lists of modules that hold the blocks of an encoder: the largest of the outermost lists, and its like.
 
-    A transformer has one list of layers, a convolutional net often one a stage (ResNet's layer1 to layer4).
+    A transformer has one list of layers; a convolutional net may have one a stage (ResNet's layer1 to layer4).
     """
-    outermost: list[tuple[str, nn.Module]] = []
+    outermost: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if name and isinstance(module, (nn.ModuleList, nn.Sequential)) and _size(module):
-            if not any(name.startswith(outer + ".") for outer, _ in outermost):
-                outermost.append((name, module))
+        is_list = isinstance(module, (nn.ModuleList, nn.Sequential)) and _size(module) > 0
+        if name and is_list and not any(name.startswith(outer + ".") for outer in outermost):
+            outermost[name] = module
     if not outermost:
         return []
-    largest_name, largest = max(outermost, key=lambda item: _size(item[1]))
-    kinds, parent = {type(block) for block in largest}, largest_name.rpartition(".")[0]
-    alike = [
-        (name, module)
-        for name, module in outermost
-        if name.rpartition(".")[0] == parent and {type(block) for block in module} == kinds
-    ]
+    largest = max(outermost, key=lambda name: _size(outermost[name]))
+    alike = [(name, outermost[name]) for name in outermost if name.rstrip("0123456789") == largest.rstrip("0123456789")]
     return alike if sum(len(module) for _, module in alike) > 1 else []
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
+from mmcl.models.convolutional_stem import OPTION, build_vit
 
 log = get_logger(__name__)
 
@@ -127,6 +128,8 @@ def build_module(config: Any) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     with _one_sentence("model config", config.model_type), quiet_transformers():
+        if getattr(config, OPTION, False):
+            return build_vit(config)
         if type(config) in MODEL_MAPPING:
             return encoder_half(transformers.AutoModel.from_config(config, trust_remote_code=False))
         # Halves that AutoModel does not know: SiglipTextConfig -> SiglipTextModel.

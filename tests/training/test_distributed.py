@@ -44,6 +44,10 @@ ONE_GRADIENT = (
 )
 
 
+# Adam divides by the root of second moments, and so turns rounding of tiny gradients into steps; a larger eps does not.
+STEADY = "optimizer={name: adamw, learning_rate: 1e-3, options: {eps: 1e-3}}"
+
+
 def run_in_processes(world_size: int, function: Callable[[], object]) -> None:
     for code, output in in_children(function, envs=rank_envs(world_size)):
         assert code == 0, output
@@ -129,7 +133,8 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
         "model.text.freeze_until_epoch=1.4",
         "model.image.freeze=true",
         "model.image.freeze_until_epoch=0.3",
-        "optimizer.learning_rate=3e-4",
+        "schedule.min_factor=0.5",
+        STEADY,
     )
     for processes, name in ((1, "one"), (2, "two")):
         arguments = script_arguments(tmp_path / name, *overrides)
@@ -146,11 +151,11 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
             assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
         else:
             assert mine["retrieval/mean_recall@5"] == theirs["retrieval/mean_recall@5"]
-    assert max(changes(tmp_path / "one", tmp_path / "two").values()) < 2e-4  # Adam divides by small second moments
+    assert max(changes(tmp_path / "one", tmp_path / "two").values()) < 1e-5
     start = small_run(tmp_path / "start", *overrides, "optimizer.learning_rate=1e-30").folder
     moved = changes(tmp_path / "two", start)
     for tower in ("model.text.tower", "model.image.tower"):
-        assert max(size for name, size in moved.items() if name.startswith(tower)) > 1e-3, f"{tower} never thawed"
+        assert max(size for name, size in moved.items() if name.startswith(tower)) > 1e-4, f"{tower} never thawed"
     assert json.loads((tmp_path / "two" / "evaluation.json").read_text())["test"]["retrieval/num_images"] == 24
 
 
@@ -193,7 +198,7 @@ def test_rows_skipped_on_one_process_are_skipped_for_all(tmp_path: Path) -> None
         "data.split.validation=null",
         "train.batch_size=10",
         "train.epochs=3",
-        "optimizer.learning_rate=3e-4",
+        STEADY,
     )
     run_in_processes(1, lambda: small_run(tmp_path / "one", *overrides))
     run_in_processes(2, lambda: small_run(tmp_path / "two", *overrides))
@@ -202,7 +207,7 @@ def test_rows_skipped_on_one_process_are_skipped_for_all(tmp_path: Path) -> None
         assert [row["source"] for row in skipped] == [str(data / "03.png")]
     losses = [[record["loss"] for record in step_records(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert max(changes(tmp_path / "one", tmp_path / "two").values()) < 2e-4
+    assert max(changes(tmp_path / "one", tmp_path / "two").values()) < 1e-5
 
 
 def test_a_process_without_a_readable_row_leaves_the_batch_out_for_all(tmp_path: Path) -> None:
