@@ -59,7 +59,7 @@ def _zeroshot(dataset: ImageTextDataset, section: EvaluateSection, confidence: b
     return ZeroShotEvaluator(
         dataset,
         classes=load_classes(section.classes) if section.classes else None,
-        templates=load_templates(section.templates) if section.templates else None,
+        templates=load_templates(section.templates) if isinstance(section.templates, str) else section.templates,
         batch_size=section.batch_size,
     )
 

@@ -231,7 +231,9 @@ class EvaluateSection(Section):
     early_stopping: int | None = Field(None, ge=1, description="evaluations without gain before stopping")
     batch_size: int = Field(128, ge=1, description="items a forward pass of an evaluation")
     classes: str | None = Field(None, description="file of zero-shot classes")
-    templates: str | None = Field(None, description="file of zero-shot prompt templates")
+    templates: str | list[str] | None = Field(
+        None, description="zero-shot prompt templates with {}: a list, or a file with one a line"
+    )
     max_rows: int | None = Field(5000, ge=2, description="rows of the validation split judged during training")
 
 

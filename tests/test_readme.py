@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmcl.config import shipped_recipes
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -79,14 +83,35 @@ def test_the_table_lists_every_recipe(readme: str) -> None:
     assert sorted(listed) == sorted(shipped_recipes())
 
 
-def test_its_python_runs(readme: str, tiny_run: Path, run_python, tmp_path: Path) -> None:
-    snippets = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert len(snippets) == 2
-    from PIL import Image
+def snippets(readme: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
 
+
+def test_its_python_runs(readme: str, tiny_run: Path, run_python: Run, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", (64, 64), "red").save(tmp_path / name)
-    code = "\n".join(snippets).replace("runs/quickstart", str(tiny_run)).replace("shapes:test", "shapes?test=40:test")
+    code = snippets(readme)[0].replace("runs/quickstart", str(tiny_run)).replace("shapes:test", "shapes?test=40:test")
     done = run_python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "tensor(" in done.stdout
+
+
+def test_the_plain_quickstart_opens_in_transformers(
+    readme: str, run_mmcl: Run, run_python: Run, tmp_path: Path
+) -> None:
+    overrides = re.search(r"`mmcl train quickstart (run\.dir=runs/plain[^`]*)`", readme)
+    assert overrides is not None
+    done = run_mmcl("train", "quickstart", "--smoke", *overrides[1].split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    compare = (
+        "import mmcl, torch\n"
+        "texts = ['a red star', 'two small striped blue moons on a plain background']\n"
+        "inputs = tokenizer(texts, padding=True, return_tensors='pt')\n"
+        "features = model.get_text_features(**inputs)\n"
+        "features = getattr(features, 'pooler_output', features)\n"
+        "mine = mmcl.load('runs/plain').encode_text(texts)\n"
+        "print((torch.nn.functional.normalize(features, dim=-1) - mine).abs().max().item() < 1e-5)\n"
+    )
+    done = run_python("-c", snippets(readme)[1] + compare, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "True"

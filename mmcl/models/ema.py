@@ -39,8 +39,8 @@ class ExponentialMovingAverage:
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         for name, tensor in self._tracked(model):
-            if name in self.average:
-                self.average[name].lerp_(tensor, 1 - decay)
+            if name in self.average:  # a checkpoint's averages come on the CPU
+                self.average[name] = self.average[name].to(tensor.device).lerp_(tensor, 1 - decay)
             else:
                 self.average[name] = tensor.detach().clone()
 

@@ -55,6 +55,8 @@ def start_accelerator(run: RunSection, *, precision: str, folder: Path) -> Accel
         raise ConfigError(
             f"train.precision is {precision!r} and run.tracker {run.tracker!r}: this machine cannot ({error})"
         ) from error
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would train in fp32 and not say so
+        raise ConfigError("train.precision is 'fp16', which needs a GPU; on a CPU use bf16 or fp32")
     if accelerator.distributed_type in _SHARDED:
         raise ConfigError(
             f"accelerate is configured for {accelerator.distributed_type.value}; mmcl trains data-parallel: choose "

@@ -189,7 +189,11 @@ def test_a_tower_id_that_cannot_be_reached(run_mmcl, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["missing/out.json", "."])
 def test_a_json_file_that_cannot_be_written_is_told_before_the_work(target: str, invoke, tmp_path: Path) -> None:
     # The model does not exist either: what is told first is what would be lost last.
-    for command in (["eval", "retrieval", "runs/x", "shapes"], ["eval", "zeroshot", "runs/x", "shapes"], ["train", "x"]):
+    for command in (
+        ["eval", "retrieval", "runs/x", "shapes"],
+        ["eval", "zeroshot", "runs/x", "shapes"],
+        ["train", "x"],
+    ):
         done = invoke(*command, "--json", str(tmp_path / target))
         assert done.code == 2
         assert "--json" in one_line(done.err)

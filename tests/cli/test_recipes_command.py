@@ -32,9 +32,7 @@ def test_a_recipe_without_a_card_says_so(invoke, tmp_path: Path) -> None:
     assert "no data card" in done.err
 
 
-def test_copy_writes_a_recipe_that_runs_by_its_path(
-    invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copy_writes_a_recipe_that_runs_by_its_path(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert invoke("recipes", "copy", "quickstart").code == 0
     assert invoke("recipes", "copy", "quickstart", "mine.yaml").code == 0

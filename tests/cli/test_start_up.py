@@ -22,7 +22,9 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["recipes"], ["recipes", "keys"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["recipes"], ["recipes", "keys"], ["--version"]]
+)
 def test_it_starts_without_heavy_libraries(arguments: list[str], run_python, tmp_path: Path) -> None:
     code = (
         "import sys\n"

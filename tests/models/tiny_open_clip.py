@@ -38,7 +38,7 @@ def save_folder(folder: Path, arch: str) -> Any:
     """A folder as open_clip's ``local-dir:`` reads it; returns the model in it."""
     from safetensors.torch import save_file
 
-    model = open_clip.create_model(arch)
+    model = open_clip.create_model(arch, force_custom_text=True)
     config = {"model_cfg": open_clip.get_model_config(arch), "preprocess_cfg": {"mean": [0.2, 0.3, 0.4]}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")

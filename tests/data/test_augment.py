@@ -1,0 +1,201 @@
+"""Augmentation and caption sampling: drawn from (seed, epoch, row), whoever reads the row."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from mmcl.config import AugmentSection, CaptionsSection
+from mmcl.data.augment import ImageAugmentation, possible_captions, row_seed, sample_caption
+from mmcl.data.collate import BatchReader, ImagePixels
+from mmcl.data.shapes import load_shapes
+from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.training.loading import batch_loader, number_of_workers
+
+PREPROCESSING = ImagePreprocessing((24, 24))
+EVERYTHING = AugmentSection(
+    crop_scale=(0.5, 1.0), flip=0.5, color_jitter=0.5, grayscale=0.3, blur=0.5, erase=0.5
+)
+
+
+def picture() -> torch.Tensor:
+    return torch.randint(0, 256, (3, 40, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        AugmentSection(crop_scale=(0.3, 0.6)),
+        AugmentSection(color_jitter=1.0, color_jitter_probability=1.0),
+        AugmentSection(erase=1.0),
+        EVERYTHING,
+    ],
+    ids=["crop", "jitter", "erase", "everything"],
+)
+def test_the_same_seed_gives_the_same_view(section: AugmentSection) -> None:
+    augment = ImageAugmentation(section, PREPROCESSING)
+    image = picture()
+    kept = image.clone()
+    state = torch.get_rng_state()
+    view = augment(image, seed=7)
+    assert view.shape == (3, 24, 24)
+    assert view.dtype == torch.uint8
+    assert torch.equal(augment(image, seed=7), view)
+    assert not torch.equal(augment(image, seed=8), view)
+    assert torch.equal(image, kept)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_each_change_does_what_its_name_says() -> None:
+    image = picture()
+    plain = PREPROCESSING.resize_pixels(image)
+    assert torch.equal(ImageAugmentation(AugmentSection(), PREPROCESSING)(image, seed=0), plain)
+    flipped = ImageAugmentation(AugmentSection(flip=1.0), PREPROCESSING)(image, seed=0)
+    assert torch.equal(flipped, plain.flip(-1))
+    grey = ImageAugmentation(AugmentSection(grayscale=1.0), PREPROCESSING)(image, seed=0)
+    assert torch.equal(grey[0], grey[1])
+    assert torch.equal(grey[1], grey[2])
+    blurred = ImageAugmentation(AugmentSection(blur=1.0), PREPROCESSING)(image, seed=0)
+    assert blurred.float().std() < plain.float().std()
+    erased = ImageAugmentation(AugmentSection(erase=1.0), PREPROCESSING)(image, seed=0)
+    assert 0.01 < float(((erased == 0) & (plain != 0)).any(0).float().mean()) < 0.5
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
+def test_probabilities_hold(chance: float) -> None:
+    augment = ImageAugmentation(AugmentSection(flip=chance), PREPROCESSING)
+    image = picture()
+    plain = PREPROCESSING.resize_pixels(image)
+    share = sum(not torch.equal(augment(image, seed=seed), plain) for seed in range(200)) / 200
+    assert share == pytest.approx(chance, abs=0.1)
+
+
+def test_active_says_whether_anything_is_on() -> None:
+    assert not AugmentSection().active
+    assert AugmentSection(flip=0.1).active
+    assert AugmentSection(crop_scale=(0.5, 1.0)).active
+
+
+def test_row_seeds_are_apart() -> None:
+    seeds = {row_seed(seed, epoch, row) for seed in range(4) for epoch in range(20) for row in range(200)}
+    assert len(seeds) == 4 * 20 * 200
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    bits = [row_seed(0, 0, row) & 1 for row in range(2000)]
+    assert sum(bits) / 2000 == pytest.approx(0.5, abs=0.05)
+
+
+def test_captions_are_drawn_evenly_and_by_seed() -> None:
+    texts, tags = ["a", "b", "c"], ["x", "y"]
+    section = CaptionsSection(tags_probability=0.25)
+    drawn = [sample_caption(texts, tags, section, seed=row_seed(0, 1, row)) for row in range(4000)]
+    assert drawn == [sample_caption(texts, tags, section, seed=row_seed(0, 1, row)) for row in range(4000)]
+    counts = Counter(drawn)
+    assert counts.keys() == set(possible_captions(texts, tags, section)) == {"a", "b", "c", "a, x, y", "b, x, y", "c, x, y"}
+    assert sum(caption in texts for caption in drawn) / 4000 == pytest.approx(0.75, abs=0.03)
+    for letter in texts:
+        assert sum(caption.startswith(letter) for caption in drawn) / 4000 == pytest.approx(1 / 3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("section", "tags", "expected"),
+    [
+        (CaptionsSection(), ["x"], {"a", "b"}),
+        (CaptionsSection(sample="first"), ["x"], {"a"}),
+        (CaptionsSection(tags_probability=1.0), ["x"], {"a, x", "b, x"}),
+        (CaptionsSection(tags_probability=1.0), None, {"a", "b"}),
+        (CaptionsSection(tags_probability=0.5, sample="first"), ["x"], {"a", "a, x"}),
+    ],
+)
+def test_possible_captions_are_those_that_come(section: CaptionsSection, tags: list[str] | None, expected: set) -> None:
+    assert set(possible_captions(["a", "b"], tags, section)) == expected
+    assert {sample_caption(["a", "b"], tags, section, seed=row_seed(0, 0, row)) for row in range(100)} == expected
+
+
+# -- whole batches -------------------------------------------------------------------------------------------------
+
+
+class Letters:
+    """A tokenizer that numbers characters."""
+
+    def __call__(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        longest = max(map(len, texts))
+        return {"input_ids": torch.tensor([[*map(ord, text), *[0] * (longest - len(text))] for text in texts])}
+
+
+def reader(*, augment: bool = True, seed: int = 0) -> BatchReader:
+    data = load_shapes("train", size=20, image_size=32)
+    pixels = ImagePixels(data, PREPROCESSING, ImageAugmentation(EVERYTHING, PREPROCESSING) if augment else None)
+    return BatchReader(data, pixels, Letters(), captions=CaptionsSection(tags_probability=0.5), seed=seed)
+
+
+ROWS = [[3, 1, 4], [15, 9], [2, 6, 5]]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_are_the_same_whoever_reads_them(workers: int) -> None:
+    own = reader()
+    own.epoch = 2
+    state = torch.get_rng_state()
+    loader = batch_loader(own, ROWS, workers=workers, device=torch.device("cpu"), seed=0)
+    batches = list(loader)
+    assert torch.equal(torch.get_rng_state(), state)
+    for rows, batch in zip(ROWS, batches):
+        expected = own.__getitems__(rows)
+        assert batch.rows.tolist() == rows
+        assert torch.equal(batch.image["pixel_values"], expected.image["pixel_values"])
+        assert torch.equal(batch.text["input_ids"], expected.text["input_ids"])
+    # A row is read alike beside any other rows.
+    alone = own.__getitems__([4])
+    assert torch.equal(alone.image["pixel_values"][0], batches[0].image["pixel_values"][2])
+
+
+def test_epochs_and_seeds_bring_other_views_and_captions() -> None:
+    one, other_epoch, other_seed = reader(), reader(), reader(seed=1)
+    other_epoch.epoch = 1
+    rows = list(range(20))
+    first = one.__getitems__(rows)
+    for changed in (other_epoch, other_seed):
+        batch = changed.__getitems__(rows)
+        assert not torch.equal(batch.image["pixel_values"], first.image["pixel_values"])
+        assert batch.text["input_ids"].tolist() != first.text["input_ids"].tolist()
+        assert torch.equal(batch.group_ids, first.group_ids)
+
+
+def test_images_read_together_equal_images_read_one_by_one() -> None:
+    together = reader(augment=False)
+    batch = together.__getitems__([7, 2])
+    for place, row in enumerate((7, 2)):
+        image = PREPROCESSING([together.dataset.images.read(row)])["pixel_values"][0]
+        assert torch.equal(batch.image["pixel_values"][place], image)
+
+
+def test_nothing_readable_is_an_empty_batch() -> None:
+    from mmcl.errors import DataError
+
+    broken = reader()
+
+    class Broken:
+        def read(self, row: int) -> torch.Tensor:
+            raise DataError(f"file {row}: cut short")
+
+        def describe(self, row: int) -> str:
+            return f"file {row}"
+
+    broken.image.images = Broken()
+    batch = broken.__getitems__([3, 1])
+    assert len(batch) == 0
+    assert [(row.row, row.source, row.reason) for row in batch.skipped] == [
+        (3, "file 3", "cut short"),
+        (1, "file 1", "cut short"),
+    ]
+    assert len(broken.__getitems__([])) == 0
+
+
+def test_workers_where_they_help() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert number_of_workers(3, device=cpu, is_cheap=True) == 3
+    assert number_of_workers("auto", device=cpu, is_cheap=False) == 0
+    assert number_of_workers("auto", device=gpu, is_cheap=True) == 0
+    assert 1 <= number_of_workers("auto", device=gpu, is_cheap=False) <= 8
