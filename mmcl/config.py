@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,9 @@ class ColumnsSection(Section):
     """What the data call mmcl's columns; a dot reaches into a struct, such as ``text: i18n.de``."""
 
     image: str | None = Field(None, description="the data's name for: image; default image, file_name, path ...")
-    text: str | None = Field(None, description="the data's name for: caption, or list of captions; default text, caption")
+    text: str | None = Field(
+        None, description="the data's name for: caption, or list of captions; default text, caption"
+    )
     label: str | None = Field(None, description="the data's name for: class, for zero-shot")
     group: str | None = Field(None, description="the data's name for: what belongs together; same group = positive")
     domain: str | None = Field(None, description="the data's name for: where a row comes from, such as photo or sketch")
@@ -105,7 +107,9 @@ class HeadSection(Section):
     name: Literal["linear", "mlp", "none"] = Field(
         "linear", description="map from features to embeddings; none: the tower's features are the embeddings"
     )
-    hidden_dims: tuple[int, ...] = Field((1024,), strict=False, description="mlp: widths between features and embeddings")
+    hidden_dims: tuple[int, ...] = Field(
+        (1024,), strict=False, description="mlp: widths between features and embeddings"
+    )
     input_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the features")
     dropout: float = Field(0.0, ge=0, lt=1, description="mlp: dropout on hidden layers")
     norm: Literal["none", "layer", "batch"] = Field("none", description="mlp: norm after each hidden layer")
@@ -220,7 +224,9 @@ class EvaluateSection(Section):
     """When the model is judged, by what, and which model is the best."""
 
     every_steps: int | None = Field(None, ge=1, description="steps between evaluations")
-    every_epochs: float | None = Field(None, gt=0, description="epochs between evaluations; default: 1 when every_steps is not given")
+    every_epochs: float | None = Field(
+        None, gt=0, description="epochs between evaluations; default: 1 when every_steps is not given"
+    )
     at_end: bool = Field(True, description="judge the test split with the best model")
     tasks: tuple[Literal["retrieval", "zeroshot", "foils"], ...] = Field(
         ("retrieval", "zeroshot", "foils"), strict=False, description="those that the data allow are run"
@@ -265,7 +271,9 @@ class Recipe(Section):
         for side in ("image", "text"):
             tower = getattr(self.model, side)
             if tower.freeze_until_epoch is not None and tower.freeze is False:
-                raise ValueError(f"model.{side}.freeze_until_epoch needs model.{side}.freeze: true or a number of blocks")
+                raise ValueError(
+                    f"model.{side}.freeze_until_epoch needs model.{side}.freeze: true or a number of blocks"
+                )
         return self
 
     @property
@@ -280,11 +288,15 @@ class _RecipeLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                problem = f"the key {key!r} is no name"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
+                problem = f"the key {key!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -375,7 +387,9 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
 def _explain(error: ValidationError, source: str) -> str:
     lines = []
     for problem in error.errors():
-        union_free = [str(part) for part in problem["loc"] if not re.search(r"[\[\](]|^(bool|int|str|float)$", str(part))]
+        union_free = [
+            str(part) for part in problem["loc"] if not re.search(r"[\[\](]|^(bool|int|str|float)$", str(part))
+        ]
         key = ".".join(union_free)
         if problem["type"] == "extra_forbidden":
             near = nearest_key(key)
@@ -451,12 +465,21 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), *, smoke: 
         64
     """
     path = find_recipe(reference)
-    tree = parse_yaml(path.read_text(encoding="utf-8"), source=str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no recipe can be read from it ({error})") from error
+    tree = parse_yaml(text, source=str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}")
     tree.setdefault("name", path.stem)
     if smoke:
-        _set(tree, "run.dir", f"{(tree.get('run') or {}).get('dir') or 'runs/' + str(tree['name'])}-smoke", source=str(path))
+        _set(
+            tree,
+            "run.dir",
+            f"{(tree.get('run') or {}).get('dir') or 'runs/' + str(tree['name'])}-smoke",
+            source=str(path),
+        )
         for key, value in {**SMOKE, **(tree.get("smoke") or {})}.items():
             _set(tree, key, value, source=f"{path}: smoke")
     apply_overrides(tree, overrides)
@@ -465,7 +488,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), *, smoke: 
 
 # What --smoke changes in every recipe; a recipe's own ``smoke`` section adds to it.
 SMOKE: dict[str, Any] = {
-    "data.max_rows": 128,
+    "data.max_rows": 64,
     "train.max_steps": 4,
     "train.batch_size": 16,
     "train.log_every": 1,

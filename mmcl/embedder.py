@@ -35,7 +35,7 @@ class Embedder(Protocol):
     logit_scale: float
 
     def embed(self, items: Sequence[Any], modality: str, *, batch_size: int = 64) -> Tensor:
-        """Items to embeddings: float32 on the CPU, (n, d), unit rows, in order, without gradient; n = 0 gives (0, d)."""
+        """Items to embeddings: float32 on the CPU, (n, d), unit rows, in order, no gradient; n = 0 gives (0, d)."""
         ...
 
     def encode_image(self, images: Sequence[Any], *, batch_size: int = 64) -> Tensor:
@@ -72,7 +72,9 @@ class _EncodeMixin:
         """Texts to embeddings (n, d); see ``embed``."""
         return self.embed(texts, "text", batch_size=batch_size)
 
-    def _check(self, items: Sequence[Any], modality: str) -> None:
+    def _check(self, items: Sequence[Any], modality: str, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; want at least 1")
         if modality not in self.modalities:
             raise ConfigError(f"modality is {modality!r}; this model embeds {', '.join(sorted(self.modalities))}")
         if isinstance(items, (str, bytes)) or not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
@@ -128,7 +130,7 @@ class DualEncoderEmbedder(_EncodeMixin):
             DataError: an image cannot be read.
             ConfigError: the model does not have the modality.
         """
-        self._check(items, modality)
+        self._check(items, modality, batch_size)
         self.model.eval()
         encoder = self.model.encoder(modality)
         if len(items) == 0:
@@ -192,7 +194,7 @@ class SentenceTransformersEmbedder(_EncodeMixin):
 
     def embed(self, items: Sequence[Any], modality: str, *, batch_size: int = 64) -> Tensor:
         """Items to embeddings; see ``Embedder``."""
-        self._check(items, modality)
+        self._check(items, modality, batch_size)
         if len(items) == 0:
             return torch.empty(0, self.embedding_dim)
         if modality == "image":
@@ -222,7 +224,7 @@ class VectorsEmbedder(_EncodeMixin):
         Raises:
             DataError: an id that the file does not hold.
         """
-        self._check(items, modality)
+        self._check(items, modality, batch_size)
         vectors = self.vectors.image_rows(items) if modality == "image" else self.vectors.text_rows(items)
         return F.normalize(torch.from_numpy(vectors), dim=-1)
 
@@ -271,22 +273,22 @@ def embed_images(
 
 
 def _mmcl_folder(reference: str) -> Path | None:
-    """The folder of an mmcl model that a reference names, local or on the Hub."""
+    """The folder of an mmcl model that a reference names, local or on the Hub; None where it is another's model."""
     from mmcl.models.saving import DESCRIPTION
 
     for folder in (Path(reference), Path(reference) / "model"):
         if (folder / DESCRIPTION).is_file():
             return folder
-    if os.path.isdir(reference) or reference.count("/") != 1 or reference.startswith((".", "/")):
+    if os.path.isdir(reference) or reference.count("/") != 1:
         return None
-    from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+    import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        hf_hub_download(reference, DESCRIPTION)
-        return Path(snapshot_download(reference))
+        huggingface_hub.hf_hub_download(reference, DESCRIPTION)
+        return Path(huggingface_hub.snapshot_download(reference))
     except LocalEntryNotFoundError as error:
-        if isinstance(try_to_load_from_cache(reference, "config.json"), str):
+        if isinstance(huggingface_hub.try_to_load_from_cache(reference, "config.json"), str):
             return None  # a transformers model that was fetched before
         raise ConfigError(
             f"there is no folder {reference!r}, and the Hub cannot be reached to look for a model of that name; check "
@@ -337,22 +339,25 @@ def load(reference: str | Path, *, device: str | None = None) -> Embedder:
         return DualEncoderEmbedder(dual_encoder_from_open_clip(named.name, named.checkpoint), device=device)
     if reference == "tiny" or reference.startswith("timm:"):
         raise ConfigError(f"{reference!r} is a tower, not a model of images and texts; name it in model.image.name")
-    return DualEncoderEmbedder(_dual_encoder(resolve_path(reference)), device=device)
+    return DualEncoderEmbedder(_dual_encoder(os.path.expanduser(resolve_path(reference))), device=device)
 
 
 def _dual_encoder(reference: str) -> DualEncoder:
+    if os.path.isfile(reference):
+        raise ConfigError(f"{reference} is a file; a model is a folder, a Hub id, or vectors:FILE")
+    is_folder = os.path.isdir(reference)
+    if not is_folder and (not reference or reference.startswith((".", "/", "~", "runs/")) or reference.count("/") > 1):
+        raise ConfigError(f"there is no model folder {reference!r} (looked in {Path(reference).absolute()})")
     folder = _mmcl_folder(reference)
     if folder is not None:
         from mmcl.models.saving import from_pretrained
 
         return from_pretrained(folder)
-    if os.path.isdir(reference) and not (Path(reference) / "config.json").is_file():
+    if is_folder and not (Path(reference) / "config.json").is_file():
         hint = ""
         if (Path(reference) / "config.yaml").is_file():
             hint = "; it holds a run that has not saved a model yet"
         raise ConfigError(f"{reference}: neither an mmcl model (mmcl.json) nor a transformers one (config.json){hint}")
-    if not os.path.isdir(reference) and (reference.startswith((".", "/", "runs/")) or reference.count("/") > 1):
-        raise ConfigError(f"there is no model folder {reference!r} (looked in {Path(reference).absolute()})")
     from mmcl.models.dual_sources import dual_encoder_from_transformers
 
     return dual_encoder_from_transformers(reference)

@@ -16,9 +16,9 @@ from mmcl.cli.train import train
 
 app = typer.Typer(
     name="mmcl",
-    help="Train, judge and ship image-text embedding models.\n\nFirst steps: [bold]mmcl train quickstart[/bold]",
+    help="Train, judge and ship image-text embedding models.\n\nFirst steps: mmcl train quickstart",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )

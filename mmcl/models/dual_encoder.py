@@ -48,9 +48,7 @@ class DualEncoder(nn.Module):
             raise ConfigError(f"model.logit_scale is {logit_scale}; want 0 < logit_scale <= {logit_scale_max}")
         self.image, self.text, self.embedding_dim = image, text, embedding_dim
         self.logit_scale_max = logit_scale_max
-        self.log_logit_scale = nn.Parameter(
-            torch.tensor([math.log(logit_scale)]), requires_grad=logit_scale_learnable
-        )
+        self.log_logit_scale = nn.Parameter(torch.tensor([math.log(logit_scale)]), requires_grad=logit_scale_learnable)
         self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor([float(logit_bias)]))
 
     @property

@@ -36,7 +36,8 @@ class Encoder(nn.Module):
         pooling = tower.default_pooling if pooling == "auto" else pooling
         if pooling not in tower.poolings:
             raise ConfigError(
-                f"model.{tower.modality}.pooling is {pooling!r}; {tower.spec['name']!r} allows {', '.join(tower.poolings)}"
+                f"model.{tower.modality}.pooling is {pooling!r}; {tower.spec['name']!r} allows "
+                f"{', '.join(tower.poolings)}"
             )
         self.tower, self.head, self.pooling = tower, head, pooling
         self.attention_pooling = AttentionPooling(tower.feature_dim) if pooling == "attention" else None

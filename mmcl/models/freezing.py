@@ -22,7 +22,8 @@ def _frozen_parameters(encoder: Encoder, freeze: bool | int) -> list[nn.Paramete
     parts = tower_parts(encoder.tower)
     if not 0 <= freeze <= len(parts.blocks):
         raise ConfigError(
-            f"model.{encoder.modality}.freeze is {freeze}; {encoder.tower.spec['name']!r} has {len(parts.blocks)} blocks"
+            f"model.{encoder.modality}.freeze is {freeze}; {encoder.tower.spec['name']!r} has "
+            f"{len(parts.blocks)} blocks"
         )
     return [*parts.stem, *(p for block in parts.blocks[:freeze] for p in block)]
 
@@ -55,7 +56,7 @@ def apply_freezing(model: DualEncoder, section: ModelSection, *, epoch: float = 
 
 
 def unused_parameters(encoder: Encoder) -> set[int]:
-    """Ids of the tower's parameters that its features do not depend on, such as a pooler that mean pooling leaves aside.
+    """Ids of the tower's parameters that its features do not depend on, such as a pooler beside mean pooling.
 
     They would never get a gradient, which data parallelism waits for. Found by following the graph of one forward pass
     on one item; what was found is kept on the encoder.
@@ -120,7 +121,7 @@ def _ever_trains(encoder: Encoder, section: TowerSection) -> set[int]:
 def parameter_groups(model: DualEncoder, section: ModelSection, optimizer: OptimizerSection) -> list[ParameterGroup]:
     """Everything that trains at some time, by learning rate and weight decay.
 
-    Matrices decay; biases, norms, embeddings tables, class tokens, ``logit_scale`` and ``logit_bias`` do not. Block i of
+    Matrices decay; biases, norms, embedding tables, class tokens, ``logit_scale`` and ``logit_bias`` do not. Block i of
     n (from 0, below the neck) learns at ``layer_decay ** (n - i)`` of its tower's rate, the stem at
     ``layer_decay ** (n + 1)``. Source: Clark et al. 2020 (arXiv:2003.10555) for layer-wise decay.
     """

@@ -27,8 +27,8 @@ class ImagePreprocessing:
             None: ``size``.
         interpolation: ``"bicubic"``, ``"bilinear"`` or ``"nearest-exact"``; antialiased.
         mean, std: per channel, for pixels in [0, 1].
-        crop_rounding: where the cut starts when half a pixel is left: ``"down"`` (Hugging Face), ``"even"`` (torchvision,
-            and with it timm and open_clip).
+        crop_rounding: where the cut starts when half a pixel is left: ``"down"`` (Hugging Face), ``"even"``
+            (torchvision, and with it timm and open_clip).
     """
 
     size: tuple[int, int]

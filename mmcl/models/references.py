@@ -78,5 +78,7 @@ def parse_tower(name: str) -> TowerReference:
             raise ConfigError(f"{name!r}: no such folder; want open_clip:ARCH, open_clip:ARCH/PRETRAINED or a folder")
         return TowerReference("open_clip", arch, resolve_path(pretrained) if pretrained else None)
     if not name:
-        raise ConfigError("a tower's name is empty; want a transformers id or folder, timm:NAME, open_clip:ARCH or tiny")
+        raise ConfigError(
+            "a tower's name is empty; want a transformers id or folder, timm:NAME, open_clip:ARCH or tiny"
+        )
     return TowerReference("transformers", resolve_path(name))

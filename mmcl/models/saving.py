@@ -1,4 +1,4 @@
-"""A dual encoder as a folder: `mmcl.json` with weights in safetensors, readable by plain transformers where expressible.
+"""A dual encoder as a folder: `mmcl.json` and weights in safetensors, readable by plain transformers where expressible.
 
 Where both towers are transformers', pooled by their own pooler and projected by plain linear heads, the weights are
 written as a `VisionTextDualEncoderModel`; `mmcl.json` lies beside it and mmcl reads the same files. Any other model is

@@ -18,7 +18,7 @@ class TextPreprocessing:
     Args:
         tokenizer: a Hugging Face tokenizer.
         max_length: tokens kept; longer captions are cut.
-        padding: ``"longest"``, or ``"max_length"`` for towers that read a fixed number of tokens without a mask (SigLIP).
+        padding: ``"longest"``, or ``"max_length"`` for towers that read a fixed number of tokens, unmasked (SigLIP).
         use_mask: whether the tower takes an attention mask.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The tower called `tiny`: a small ViT or BERT from a config, with a vocabulary of the data's own words. No download."""
+"""The tower called `tiny`: a small ViT or BERT from a config, its vocabulary the data's own words. No download."""
 
 from __future__ import annotations
 

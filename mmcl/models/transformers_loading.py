@@ -38,17 +38,13 @@ def quiet_transformers() -> Iterator[None]:
 @contextmanager
 def _one_sentence(what: str, name: str) -> Iterator[None]:
     """The many errors of transformers' loaders become one ConfigError; a local folder is read without progress bars."""
-    from safetensors import SafetensorError
-
     try:
         if os.path.isdir(name):
             with quiet_transformers():
                 yield
         else:
             yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except Exception as error:  # the Hub, torch, safetensors and transformers raise almost any type
         if os.path.isdir(name):
             where, fix = "not a usable folder", "Check that it is complete"
         else:
@@ -85,7 +81,11 @@ def load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     with _one_sentence("tokenizer", name):
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # transformers makes an empty tokenizer of a config alone, to which every word is unknown.
+        raise ConfigError(f"tokenizer {name!r}: there is no vocabulary; add the tokenizer's files (tokenizer.json)")
+    return tokenizer
 
 
 def load_pretrained(name: str, *, config: Any = None) -> tuple[Any, frozenset[str]]:

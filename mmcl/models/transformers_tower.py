@@ -148,11 +148,12 @@ def shared_space_pooling(full: Any, tower: TransformersTower, projection: torch.
     wanted = getattr(full, f"get_{tower.modality}_features")(**inputs, **options)
     wanted = wanted if isinstance(wanted, Tensor) else wanted.pooler_output
     output = tower(**inputs)
+    tolerance = 1e-4 * wanted.abs().max().item()
     for pooling in ("pooler", "cls", "mean"):
         if pooling in tower.poolings:
             features = output.pooled if pooling == "pooler" else pool_tokens(output.tokens, output.mask, pooling)
             found = features if projection is None else projection(features)
-            if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-4):
+            if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-4, atol=tolerance):
                 return pooling
     raise ConfigError(
         f"{tower.spec['name']!r}: mmcl cannot follow how a {type(full).__name__} makes {tower.modality} embeddings"
@@ -262,7 +263,9 @@ def projection_of_dual(full: Any, modality: str) -> torch.nn.Linear | None:
     return getattr(full, "visual_projection" if modality == "image" else "text_projection", None)
 
 
-def tower_of_dual(full: Any, modality: str, preprocessing: Any, *, name: str, config: dict[str, Any]) -> TransformersTower:
+def tower_of_dual(
+    full: Any, modality: str, preprocessing: Any, *, name: str, config: dict[str, Any]
+) -> TransformersTower:
     """One half of a dual model as a tower, pooled as the model pools it, with the projection that comes after.
 
     Raises:

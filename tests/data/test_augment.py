@@ -15,9 +15,7 @@ from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.training.loading import batch_loader, number_of_workers
 
 PREPROCESSING = ImagePreprocessing((24, 24))
-EVERYTHING = AugmentSection(
-    crop_scale=(0.5, 1.0), flip=0.5, color_jitter=0.5, grayscale=0.3, blur=0.5, erase=0.5
-)
+EVERYTHING = AugmentSection(crop_scale=(0.5, 1.0), flip=0.5, color_jitter=0.5, grayscale=0.3, blur=0.5, erase=0.5)
 
 
 def picture() -> torch.Tensor:
@@ -92,7 +90,11 @@ def test_captions_are_drawn_evenly_and_by_seed() -> None:
     drawn = [sample_caption(texts, tags, section, seed=row_seed(0, 1, row)) for row in range(4000)]
     assert drawn == [sample_caption(texts, tags, section, seed=row_seed(0, 1, row)) for row in range(4000)]
     counts = Counter(drawn)
-    assert counts.keys() == set(possible_captions(texts, tags, section)) == {"a", "b", "c", "a, x, y", "b, x, y", "c, x, y"}
+    assert (
+        counts.keys()
+        == set(possible_captions(texts, tags, section))
+        == {"a", "b", "c", "a, x, y", "b, x, y", "c, x, y"}
+    )
     assert sum(caption in texts for caption in drawn) / 4000 == pytest.approx(0.75, abs=0.03)
     for letter in texts:
         assert sum(caption.startswith(letter) for caption in drawn) / 4000 == pytest.approx(1 / 3, abs=0.03)

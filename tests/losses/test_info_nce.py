@@ -67,7 +67,9 @@ def test_value_and_gradients_equal_loops(groups: Tensor | None, smoothing: float
     assert loss.shape == ()
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
     for name, got, want in zip(("image", "text", "logit_scale", "logit_bias"), (image, text, scale, bias), exact):
-        torch.testing.assert_close(got.grad.double(), want.grad, atol=2e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            got.grad.double(), want.grad, atol=2e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert image.grad.abs().max() > 1e-3
     assert scale.grad.abs().item() > 1e-4
 
@@ -86,7 +88,7 @@ def test_groups_and_smoothing_change_the_value() -> None:
 def test_shares_of_a_gathered_batch_add_up_to_the_whole(groups: Tensor | None, smoothing: float) -> None:
     image, text, scale, bias = leaves()
     gathered = Embeddings(image, text, torch.arange(ROWS) if groups is None else groups, scale)
-    parts = [range(0, 4), range(4, 7)]
+    parts = [range(4), range(4, 7)]
     losses = []
     for rows in parts:
         mine = slice(rows.start, rows.stop)

@@ -22,7 +22,13 @@ OTHERS = {
     "align": (
         "AlignConfig",
         {
-            "vision_config": {"image_size": 32, "width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 32},
+            "vision_config": {
+                "image_size": 32,
+                "width_coefficient": 0.1,
+                "depth_coefficient": 0.1,
+                "hidden_dim": 32,
+                "initializer_range": 0.4,
+            },
             "text_config": _TEXT | _POSITIONS,
             "projection_dim": 32,
             "temperature_init_value": 0.25,
@@ -88,7 +94,7 @@ def test_usual_families(folder, images, family):
 def test_families_with_poolings_of_their_own(images, tmp_path, name):
     with quiet_transformers():
         path = _save(tmp_path, name)
-    full, model = _compare(path, images)
+    _, model = _compare(path, images)
     assert model.text.pooling == OTHERS[name][2]
     if name == "align":
         assert model.logit_scale.item() == pytest.approx(4.0), "it divides by its temperature"

@@ -42,10 +42,15 @@ def test_swapped_in_and_out_even_after_an_error(model):
     _move(model, 1)
     average.update(model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(KeyError), average.swapped_in(model):
-        assert torch.equal(model[0].weight, average.average["0.weight"])
-        assert torch.equal(model[1].running_mean, average.average["1.running_mean"])
-        raise KeyError
+
+    def fail_inside() -> None:
+        with average.swapped_in(model):
+            assert torch.equal(model[0].weight, average.average["0.weight"])
+            assert torch.equal(model[1].running_mean, average.average["1.running_mean"])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
     assert not torch.equal(model[0].weight, average.average["0.weight"])

@@ -15,7 +15,15 @@ from mmcl.models.tower import tower_parts
 # transformers' towers: name -> blocks
 TOWERS = {
     "text": {"bert": 2, "roberta": 2, "distilbert": 2, "modernbert": 2, "mpnet": 2, "gpt2": 2, "t5": 2},
-    "image": {"vit": 3, "dinov2_registers": 3, "siglip_vision": 3, "clip_vision": 3, "convnext": 4, "swin": 3, "resnet": 4},
+    "image": {
+        "vit": 3,
+        "dinov2_registers": 3,
+        "siglip_vision": 3,
+        "clip_vision": 3,
+        "convnext": 4,
+        "swin": 3,
+        "resnet": 4,
+    },
 }
 
 
@@ -134,7 +142,7 @@ def test_unused_weights_never_wait_for_a_gradient(folder, modality, name, poolin
 
 
 def test_looking_for_unused_weights_changes_nothing(folder):
-    model, section = _model(folder, "vit_mae", image_values={"pooling": "mean"})
+    model, _ = _model(folder, "vit_mae", image_values={"pooling": "mean"})
     model.train()
     first = next(model.image.tower.parameters()).requires_grad_(False)
     state = torch.get_rng_state()

@@ -57,7 +57,9 @@ def test_linear_head_starts_as_clips(tower):
 def test_none_needs_the_towers_size(tower):
     features = torch.randn(2, 24)
     assert build_head(HeadSection(name="none"), tower, 24)(features) is features
-    with pytest.raises(ConfigError, match=r"features have 24 values and model.embedding_dim is 6; set .*embedding_dim=24"):
+    with pytest.raises(
+        ConfigError, match=r"features have 24 values and model.embedding_dim is 6; set .*embedding_dim=24"
+    ):
         build_head(HeadSection(name="none"), tower, 6)
 
 

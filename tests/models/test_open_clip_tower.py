@@ -112,7 +112,9 @@ def test_logging_is_left_alone(capfd):
 def test_errors(tmp_path):
     with pytest.raises(ConfigError, match="has no architecture 'tiny-klip'.*tiny-"):
         create_open_clip("tiny-klip", None)
-    with pytest.raises(ConfigError, match="names no weights: want open_clip:tiny-clip/PRETRAINED, or pretrained: false"):
+    with pytest.raises(
+        ConfigError, match="names no weights: want open_clip:tiny-clip/PRETRAINED, or pretrained: false"
+    ):
         build_tower(TowerSection(name="open_clip:tiny-clip"), "text")
     with pytest.raises(ConfigError, match="tiny-clip/nothing cannot be built or loaded"):
         build_tower(TowerSection(name="open_clip:tiny-clip/nothing"), "text")

@@ -155,7 +155,9 @@ def test_models_of_others_come_back(folder, images, tmp_path, family):
     assert torch.equal(_embed(again, images), _embed(model, images))
     assert _description(tmp_path)["layout"] == ("mmcl" if family == "siglip" else "vision_text_dual_encoder")
     if family != "siglip":
-        torch.testing.assert_close(_embed_with_transformers(tmp_path, images)[0], _embed(model, images), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            _embed_with_transformers(tmp_path, images)[0], _embed(model, images), atol=1e-5, rtol=0
+        )
 
 
 def test_open_clip_models_come_back_without_open_clips_registry(images, tmp_path):

@@ -13,7 +13,14 @@ from mmcl.models.encoder import Encoder, build_tower
 from mmcl.models.heads import IdentityHead
 from mmcl.models.tower import tower_parts
 
-SWIN = {"img_size": 32, "patch_size": 2, "embed_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
+SWIN = {
+    "img_size": 32,
+    "patch_size": 2,
+    "embed_dim": 8,
+    "depths": (1, 1, 2, 1),
+    "num_heads": (1, 1, 2, 2),
+    "window_size": 4,
+}
 # name -> (options, poolings, blocks)
 TOKENS = {"pooler", "mean", "max", "attention"}
 MODELS = {

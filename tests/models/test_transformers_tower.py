@@ -61,7 +61,10 @@ def test_text_towers(folder, name):
     assert set(tower.poolings) == TOKEN_POOLINGS | ({"pooler"} if has_pooler else set())
     assert tower.default_pooling == default
     for pooling in tower.poolings:
-        assert Encoder(tower, IdentityHead(), pooling=pooling).features(**tower.preprocessing(CAPTIONS)).shape == (4, 32)
+        assert Encoder(tower, IdentityHead(), pooling=pooling).features(**tower.preprocessing(CAPTIONS)).shape == (
+            4,
+            32,
+        )
 
 
 @pytest.mark.parametrize("name", VISIONS)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-WORDS = "a red blue green circle square photo of the big small one two three next to above on grey field".split()
+_SENTENCE = "a red blue green circle square photo of the big small one two three next to above on grey field"
+WORDS = _SENTENCE.split()
 CAPTIONS = ["a red circle", "a photo of one big blue square next to three small green circle", "two", "the grey field"]
 
 _TEXT = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -48,10 +49,21 @@ VISION_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip_vision": ("CLIPVisionConfig", _VISION),
     "convnext": ("ConvNextConfig", _STAGES),
     "convnextv2": ("ConvNextV2Config", _STAGES),
-    "resnet": ("ResNetConfig", {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1],
-                                "layer_type": "basic"}),  # fmt: skip
-    "swin": ("SwinConfig", {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1, 2], "num_heads": [1, 2, 4],
-                            "window_size": 4}),  # fmt: skip
+    "resnet": (
+        "ResNetConfig",
+        {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "layer_type": "basic"},
+    ),
+    "swin": (
+        "SwinConfig",
+        {
+            "image_size": 32,
+            "patch_size": 2,
+            "embed_dim": 8,
+            "depths": [1, 1, 2],
+            "num_heads": [1, 2, 4],
+            "window_size": 4,
+        },
+    ),
     "beit": ("BeitConfig", _VISION),
     "dinov3": ("DINOv3ViTConfig", _VISION | {"num_register_tokens": 2}),
     "vit_mae": ("ViTMAEConfig", _VISION | {"mask_ratio": 0.0}),

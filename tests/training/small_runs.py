@@ -23,24 +23,12 @@ from mmcl.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 TOWER = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}"
-SMALL = (
-    "data.path=shapes?train=96&validation=24&test=24&image_size=32",
-    f"model.image.options={TOWER}",
-    "model.image.image_size=32",
-    f"model.text.options={TOWER}",
-    "model.embedding_dim=16",
-    "train.batch_size=16",
-    "train.log_every=1",
-    "evaluate.tasks=[retrieval]",
-    "evaluate.at_end=false",
-    "evaluate.every_steps=1000",
-    "schedule.warmup_steps=2",
-)
+RECIPE = Path(__file__).with_name("small.yaml")
 
 
 def small_recipe(folder: Path, *overrides: str) -> Recipe:
-    """Two epochs of six steps; the run folder is ``folder``."""
-    return load_recipe("quickstart", [*SMALL, "train.epochs=2", f"run.dir={folder}", *overrides])
+    """``small.yaml``; the run folder is ``folder``."""
+    return load_recipe(RECIPE, [f"run.dir={folder}", *overrides])
 
 
 def small_run(folder: Path, *overrides: str, resume: bool = False, display: Any = None) -> TrainingRun:
@@ -180,4 +168,4 @@ def train_script(*arguments: str) -> None:
 
 def script_arguments(folder: Path, *overrides: str) -> list[str]:
     """The command line of ``small_recipe``."""
-    return ["--config", "quickstart", *SMALL, "train.epochs=2", f"run.dir={folder}", *overrides]
+    return ["--config", str(RECIPE), f"run.dir={folder}", *overrides]

@@ -237,9 +237,7 @@ def test_views_are_augmented_apart_and_drawn_by_epoch(tmp_path: Path, data: Any)
     assert seen == {0, 1, 2}
 
 
-@pytest.mark.parametrize(
-    "towers", [FROZEN, FROZEN[:1], FROZEN[1:]], ids=["both frozen", "image frozen", "text frozen"]
-)
+@pytest.mark.parametrize("towers", [FROZEN, FROZEN[:1], FROZEN[1:]], ids=["both frozen", "image frozen", "text frozen"])
 def test_training_on_kept_features_is_training_on_the_towers(tmp_path: Path, towers: tuple[str, ...]) -> None:
     more = (*towers, "data.captions.tags_probability=0.5", "evaluate.every_steps=6", "optimizer.options={eps: 1e-4}")
     small_run(tmp_path / "kept", *more)

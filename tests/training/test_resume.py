@@ -51,7 +51,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("step", "workers"), [(5, 0), (8, 0), (8, 2)])
 def test_killed_and_resumed_equals_never_stopped(tmp_path: Path, uninterrupted: Path, step: int, workers: int) -> None:
     run, overrides = tmp_path / "run", (*EVERYTHING, f"data.workers={workers}")
-    code, output = in_child(lambda: small_run(run, *overrides, display=AtStep(step, kill_self)))
+
+    def killed() -> None:
+        os.setpgrp()
+        small_run(run, *overrides, display=AtStep(step, lambda: os.killpg(0, signal.SIGKILL)))
+
+    code, output = in_child(killed)
     assert code == -signal.SIGKILL, output
     assert read_checkpoint(run / "checkpoints").progress["step"] == step // 3 * 3
     result = small_run(run, *overrides, resume=True).result

@@ -50,9 +50,7 @@ def test_warm_up_by_share_and_at_most_the_whole_run() -> None:
 
 @pytest.mark.parametrize(("maximise", "sign"), [(True, 1), (False, -1)])
 def test_plateau_drops_after_patience(maximise: bool, sign: int) -> None:
-    schedule = Schedule(
-        ScheduleSection(name="plateau", warmup_steps=0, patience=1, gamma=0.5), 100, maximise=maximise
-    )
+    schedule = Schedule(ScheduleSection(name="plateau", warmup_steps=0, patience=1, gamma=0.5), 100, maximise=maximise)
     seen = []
     for value in (0.1, 0.2, 0.2, 0.1, 0.3, 0.2, 0.2, 0.2):
         schedule.saw_metric(sign * value)
