@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -186,7 +187,7 @@ class SentenceTransformersEmbedder(_EncodeMixin):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.embedding_dim = model.get_sentence_embedding_dimension() or len(model.encode(["a"])[0])
+        self.embedding_dim = len(model.encode(["a"], show_progress_bar=False)[0])
         takes_images = getattr(model, "supports", None)
         images = takes_images("image") if callable(takes_images) else hasattr(model[0], "processor")
         self.modalities = frozenset({"image", "text"} if images else {"text"})
@@ -326,11 +327,12 @@ def load(reference: str | Path, *, device: str | None = None) -> Embedder:
     if reference.startswith("sentence-transformers:"):
         library = require("sentence_transformers", extra="sentence-transformers")
         name = resolve_path(reference.removeprefix("sentence-transformers:"))
-        try:
-            return SentenceTransformersEmbedder(library.SentenceTransformer(name, device=device))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            from mmcl.models.transformers_loading import first_line
+        from mmcl.models.transformers_loading import first_line, quiet_transformers
 
+        try:
+            with quiet_transformers() if os.path.isdir(name) else contextlib.nullcontext():
+                return SentenceTransformersEmbedder(library.SentenceTransformer(name, device=device))
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ConfigError(f"{reference!r} cannot be loaded ({first_line(error)})") from error
     if reference.startswith("open_clip:"):
         from mmcl.models.dual_sources import dual_encoder_from_open_clip

@@ -110,7 +110,11 @@ def test_tasks_run_where_the_data_allow_them() -> None:
         built = build.build_evaluators(data, section, tasks=tasks, confidence=False)
         return [type(evaluator).__name__ for evaluator in built]
 
-    assert names(rich, ("retrieval", "zeroshot", "foils")) == ["RetrievalEvaluator", "ZeroShotEvaluator", "FoilEvaluator"]
+    assert names(rich, ("retrieval", "zeroshot", "foils")) == [
+        "RetrievalEvaluator",
+        "ZeroShotEvaluator",
+        "FoilEvaluator",
+    ]
     assert names(rich, ("zeroshot",)) == ["ZeroShotEvaluator"]
     assert names(poor, ("retrieval", "zeroshot", "foils")) == ["RetrievalEvaluator"]
     with pytest.raises(ConfigError, match="unknown task 'retrival'.*retrieval"):

@@ -216,12 +216,32 @@ def test_every_key_has_a_default_and_a_meaning() -> None:
 def test_known_keys_hold_sections_and_leaves() -> None:
     keys = set(known_keys())
     assert {"train", "train.ema.decay", "model.image.head.name", "run.dir"} <= keys
-    for key in (
-        "run.dir run.seed data.path data.split.train data.split.validation data.split.test data.columns.text "
-        "model.image.name model.text.name model.image.freeze model.text.freeze model.embedding_dim loss.name "
-        "train.batch_size train.epochs train.max_steps train.max_minutes train.precision optimizer.learning_rate "
-        "schedule.name evaluate.every_steps evaluate.every_epochs checkpoint.every_steps checkpoint.every_minutes"
-    ).split():
+    for key in [
+        "run.dir",
+        "run.seed",
+        "data.path",
+        "data.split.train",
+        "data.split.validation",
+        "data.split.test",
+        "data.columns.text",
+        "model.image.name",
+        "model.text.name",
+        "model.image.freeze",
+        "model.text.freeze",
+        "model.embedding_dim",
+        "loss.name",
+        "train.batch_size",
+        "train.epochs",
+        "train.max_steps",
+        "train.max_minutes",
+        "train.precision",
+        "optimizer.learning_rate",
+        "schedule.name",
+        "evaluate.every_steps",
+        "evaluate.every_epochs",
+        "checkpoint.every_steps",
+        "checkpoint.every_minutes",
+    ]:
         assert key in keys, key  # promised to scripts
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,9 @@ def embedder():
 @pytest.fixture(scope="module")
 def images():
     generator = torch.Generator().manual_seed(0)
-    return [torch.randint(0, 256, (3, 40 + 9 * n, 80 - 7 * n), generator=generator, dtype=torch.uint8) for n in range(7)]
+    return [
+        torch.randint(0, 256, (3, 40 + 9 * n, 80 - 7 * n), generator=generator, dtype=torch.uint8) for n in range(7)
+    ]
 
 
 def _png(image: torch.Tensor) -> bytes:
@@ -133,8 +136,8 @@ def test_images_of_a_data_set_skip_what_cannot_be_read(embedder, images):
     for batch_size in (1, 2, 64):
         rows, numbers, skipped = embed_images(embedder, dataset, batch_size=batch_size)
         assert numbers.tolist() == [0, 2, 3, 6]
-        assert [(row.row, row.source, row.reason) for row in skipped][0] == (1, "image 1", "image 1 is damaged")
         assert [row.row for row in skipped] == [1, 4, 5]
+        assert (skipped[0].source, skipped[0].reason) == ("image 1", "image 1 is damaged")
         expected = embedder.encode_image([images[n] for n in (0, 2, 3, 6)])
         torch.testing.assert_close(rows, expected, atol=1e-6, rtol=0)
     nothing = ImageTextDataset(_Images(images, set(range(7))), table, name="broken")
@@ -175,6 +178,39 @@ def test_sentence_transformers_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'mmcl\[sentence-transformers\]'"):
         mmcl.load("sentence-transformers:some/model")
+
+
+class _SentenceTransformer:
+    """As much of sentence-transformers as is called: the length of a text, or the mean colour of an image."""
+
+    def __init__(self, name, device=None):
+        if name == "broken":
+            raise OSError("no such model\nand a second line")
+        self.takes = {"image": name == "with-images"}
+
+    def supports(self, modality):
+        return self.takes[modality]
+
+    def encode(self, items, *, batch_size=32, convert_to_tensor=False, show_progress_bar=True):
+        assert not show_progress_bar
+        rows = [[len(x), 1.0] if isinstance(x, str) else np.asarray(x)[..., :2].mean((0, 1)) for x in items]
+        return torch.tensor(np.array(rows), dtype=torch.float64)
+
+
+def test_sentence_transformers(monkeypatch, images):
+    library = types.SimpleNamespace(SentenceTransformer=_SentenceTransformer)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    text = mmcl.load("sentence-transformers:some/model")
+    assert (text.modalities, text.embedding_dim) == ({"text"}, 2)
+    expected = torch.nn.functional.normalize(torch.tensor([[12.0, 1.0], [3.0, 1.0]]), dim=-1)
+    torch.testing.assert_close(text.encode_text(TEXTS[:2]), expected)
+    assert text.encode_text([]).shape == (0, 2)
+    with pytest.raises(ConfigError, match="modality is 'image'; this model embeds text"):
+        text.encode_image(images)
+    both = mmcl.load("sentence-transformers:with-images").encode_image(images)
+    torch.testing.assert_close(both.norm(dim=1), torch.ones(7))
+    with pytest.raises(ConfigError, match=r"'sentence-transformers:broken' cannot be loaded \(no such model\)"):
+        mmcl.load("sentence-transformers:broken")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import typer
 
 from mmcl.cli.console import make_console
 
-app = typer.Typer(help="List, show or copy the recipes that ship with mmcl.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
 
 def _about(path: Path) -> str:
@@ -21,7 +21,10 @@ def _about(path: Path) -> str:
 
 @app.callback()
 def recipes(context: typer.Context) -> None:
-    """List the recipes. Example: mmcl recipes"""
+    """List, show or copy the recipes that ship with mmcl.
+
+    Example: mmcl recipes
+    """
     if context.invoked_subcommand is not None:
         return
     from rich.markup import escape
@@ -37,7 +40,10 @@ def recipes(context: typer.Context) -> None:
 
 @app.command(no_args_is_help=True)
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")]) -> None:
-    """Print a recipe. Example: mmcl recipes show quickstart"""
+    """Print a recipe.
+
+    Example: mmcl recipes show quickstart
+    """
     from mmcl.config import find_recipe
 
     typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
@@ -45,7 +51,10 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped rec
 
 @app.command(no_args_is_help=True)
 def card(name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")]) -> None:
-    """Print the card of a recipe's data: where to get them, layout, licences. Example: mmcl recipes card emoji"""
+    """Print the card of a recipe's data: where to get them, layout, licences.
+
+    Example: mmcl recipes card emoji
+    """
     from mmcl.config import find_recipe
     from mmcl.errors import ConfigError
 
@@ -67,7 +76,10 @@ def copy(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Write a recipe out to edit. Example: mmcl recipes copy quickstart my.yaml"""
+    """Write a recipe out to edit.
+
+    Example: mmcl recipes copy quickstart my.yaml
+    """
     from mmcl.config import find_recipe
     from mmcl.errors import ConfigError
 
@@ -86,7 +98,10 @@ def copy(
 
 @app.command()
 def keys() -> None:
-    """List every recipe key with its default and meaning. Example: mmcl recipes keys"""
+    """List every recipe key with its default and meaning.
+
+    Example: mmcl recipes keys
+    """
     import shutil
     import textwrap
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,11 +22,17 @@ class Resizer(Protocol):
 
 
 def row_seed(seed: int, epoch: int, row: int) -> int:
-    """One 63-bit seed per run, epoch and row, whichever process or worker reads it (splitmix64's finaliser)."""
-    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + row * 0x94D049BB133111EB + 1) & (2**64 - 1)
+    """One 63-bit seed per run, epoch and row, whichever process or worker reads it; see ``row_seeds``."""
+    return int(row_seeds(seed, epoch, [row])[0])
+
+
+def row_seeds(seed: int, epoch: int, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Seeds of many rows, (n,) int64 >= 0: splitmix64's finaliser over a weighted sum, modulo 2**64."""
+    start = (seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + 1) & (2**64 - 1)
+    value = np.asarray(rows, dtype=np.uint64) * np.uint64(0x94D049BB133111EB) + np.uint64(start)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        value = ((value ^ (value >> shift)) * factor) & (2**64 - 1)
-    return (value ^ (value >> 31)) >> 1
+        value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
+    return ((value ^ (value >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
 
 
 class ImageAugmentation:
@@ -77,23 +84,32 @@ def with_tags(caption: str, tags: Sequence[str]) -> str:
     return ", ".join([caption, *tags])
 
 
-def sample_caption(texts: Sequence[str], tags: Sequence[str] | None, section: CaptionsSection, *, seed: int) -> str:
-    """One of a row's captions, with the row's tags appended now and then.
+def sample_captions(
+    texts: Sequence[Sequence[str]],
+    tags: Sequence[Sequence[str] | None],
+    section: CaptionsSection,
+    *,
+    seeds: Sequence[int] | np.ndarray,
+) -> list[str]:
+    """One of each row's captions, with the row's tags appended now and then.
 
     Args:
-        texts: the row's captions, at least one.
-        tags: its tags, or None.
+        texts: the rows' captions, at least one each.
+        tags: their tags, or None.
         section: which caption, and how often the tags.
-        seed: the same seed gives the same caption.
+        seeds: (n,); the same seed gives the same caption.
     """
-    caption = texts[0] if section.sample == "first" else texts[row_seed(seed, 0, 1) % len(texts)]
-    if tags and row_seed(seed, 0, 2) < section.tags_probability * 2**63:
-        return with_tags(caption, tags)
-    return caption
+    picks, chances = row_seeds(0, 1, seeds).tolist(), row_seeds(0, 2, seeds).tolist()
+    first, limit = section.sample == "first", section.tags_probability * 2**63
+    captions = [row[0] if first else row[pick % len(row)] for row, pick in zip(texts, picks)]
+    return [
+        with_tags(caption, row_tags) if row_tags and chance < limit else caption
+        for caption, row_tags, chance in zip(captions, tags, chances)
+    ]
 
 
 def possible_captions(texts: Sequence[str], tags: Sequence[str] | None, section: CaptionsSection) -> list[str]:
-    """Everything ``sample_caption`` can give for a row: what a cache of text features must hold."""
+    """Everything ``sample_captions`` can give for a row: what a cache of text features must hold."""
     captions = list(texts[:1] if section.sample == "first" else texts)
     if tags and section.tags_probability > 0:
         tagged = [with_tags(caption, tags) for caption in captions]

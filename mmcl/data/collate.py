@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcl.batch import Batch, SkippedRow
 from mmcl.config import CaptionsSection
-from mmcl.data.augment import ImageAugmentation, row_seed, sample_caption
+from mmcl.data.augment import ImageAugmentation, row_seeds, sample_captions
 from mmcl.data.dataset import ImageStore, ImageTextDataset
 from mmcl.errors import DataError
 
@@ -109,7 +109,7 @@ class BatchReader(torch.utils.data.Dataset):
 
         A batch without any readable row has empty inputs.
         """
-        seeds = [row_seed(self.seed, self.epoch, row) for row in rows]
+        seeds = row_seeds(self.seed, self.epoch, rows).tolist()
         image, skipped = self._image_inputs(rows, seeds)
         if skipped:
             dropped = {skip.row for skip in skipped}
@@ -136,4 +136,4 @@ class BatchReader(torch.utils.data.Dataset):
         tags: list[list[str] | None] = [None] * len(texts)
         if self.captions.tags_probability > 0 and "tags" in table.column_names:
             tags = table["tags"].take(index).to_pylist()
-        return [sample_caption(t, g, self.captions, seed=seed) for t, g, seed in zip(texts, tags, seeds)]
+        return sample_captions(texts, tags, self.captions, seeds=seeds)

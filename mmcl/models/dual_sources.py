@@ -13,13 +13,9 @@ from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder
 from mmcl.models.heads import IdentityHead, LinearHead
 from mmcl.models.open_clip_tower import build_open_clip_half, create_open_clip
+from mmcl.models.transformers_inputs import image_preprocessing, text_preprocessing
 from mmcl.models.transformers_loading import is_dual, load_config, load_pretrained
-from mmcl.models.transformers_tower import (
-    image_preprocessing,
-    projection_of_dual,
-    text_preprocessing,
-    tower_of_dual,
-)
+from mmcl.models.transformers_tower import projection_of_dual, tower_of_dual
 
 
 def _head(projection: torch.nn.Linear | None) -> torch.nn.Module:

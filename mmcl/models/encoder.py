@@ -148,9 +148,9 @@ def build_tower(section: TowerSection, modality: str, *, captions: Iterable[str]
     Raises:
         ConfigError: the name cannot be resolved, see the tower families; or a key is of the other modality's towers.
     """
-    for key, of in (("image_size", "image"), ("max_length", "text")):
+    for key, of in (("image_size", "image"), ("resize", "image"), ("max_length", "text")):
         if of != modality and getattr(section, key) is not None:
-            raise ConfigError(f"model.{modality}.{key} is {getattr(section, key)}; only {of} towers have one")
+            raise ConfigError(f"model.{modality}.{key} is {getattr(section, key)!r}; only {of} towers have one")
     reference = parse_tower(section.name)
     return ENCODERS[reference.family](reference, section, modality, captions)
 
@@ -188,6 +188,6 @@ def build_head(section: HeadSection, tower: Tower, embedding_dim: int) -> nn.Mod
 def build_encoder(section: TowerSection, modality: str, embedding_dim: int, **captions: Any) -> Encoder:
     """Tower, pooling and head of one side of a recipe."""
     tower = build_tower(section, modality, **captions)
-    if section.resize is not None and modality == "image":
+    if section.resize is not None:
         tower.preprocessing = tower.preprocessing.with_resize(section.resize)
     return Encoder(tower, build_head(section.head, tower, embedding_dim), pooling=section.pooling)

@@ -91,6 +91,10 @@ class ImagePreprocessing:
             resize_to = tuple(round(to * size / own) for to, own in zip(self.resize_to, self.size))
         return dataclasses.replace(self, size=(size, size), resize_to=resize_to)
 
+    def with_resize(self, resize: Literal["squash", "crop"]) -> ImagePreprocessing:
+        """The same with another way to bring an image to ``size``; a crop then cuts from the shorter side as it is."""
+        return dataclasses.replace(self, resize_to=min(self.size) if resize == "crop" else None)
+
     @classmethod
     def from_image_processor(cls, config: dict[str, Any], *, source: str) -> ImagePreprocessing:
         """Read a Hugging Face ``preprocessor_config.json``.

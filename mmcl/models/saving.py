@@ -66,9 +66,12 @@ def transformers_obstacle(model: DualEncoder) -> str | None:
 def _empty_dual(model: DualEncoder) -> Any | None:
     """The VisionTextDualEncoderModel that the towers' configs describe, without memory for weights."""
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     configs = {}
     for encoder in (model.image, model.text):
+        if type(encoder.tower.model.config) not in MODEL_MAPPING:
+            return None  # asked for it, transformers would import every model it knows before it refuses
         # ConvNeXt's config has no hidden_size, which is where the size of the projection is read.
         configs[encoder.modality] = encoder.tower.model.config.to_dict() | {"hidden_size": encoder.tower.feature_dim}
     try:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmcl.config import AugmentSection, CaptionsSection
-from mmcl.data.augment import ImageAugmentation, possible_captions, row_seed, sample_caption
+from mmcl.data.augment import ImageAugmentation, possible_captions, row_seed, row_seeds, sample_captions
 from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.shapes import load_shapes
 from mmcl.models.preprocessing import ImagePreprocessing
@@ -77,18 +77,34 @@ def test_active_says_whether_anything_is_on() -> None:
 
 
 def test_row_seeds_are_apart() -> None:
-    seeds = {row_seed(seed, epoch, row) for seed in range(4) for epoch in range(20) for row in range(200)}
+    many = [row_seeds(seed, epoch, range(200)).tolist() for seed in range(4) for epoch in range(20)]
+    seeds = {value for part in many for value in part}
     assert len(seeds) == 4 * 20 * 200
     assert all(0 <= seed < 2**63 for seed in seeds)
-    bits = [row_seed(0, 0, row) & 1 for row in range(2000)]
-    assert sum(bits) / 2000 == pytest.approx(0.5, abs=0.05)
+    assert many[21][7] == row_seed(1, 1, 7)
+    bits = row_seeds(0, 0, range(2000)) & 1
+    assert bits.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def naive_seed(seed: int, epoch: int, row: int) -> int:
+    """The same in Python's unbounded integers."""
+    value = (seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + row * 0x94D049BB133111EB + 1) % 2**64
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return (value ^ (value >> 31)) >> 1
+
+
+@pytest.mark.parametrize("arguments", [(0, 0, 0), (1, 2, 3), (2**40, 1000, 2**33), (7, 0, 2**62)])
+def test_row_seeds_are_splitmix64(arguments: tuple[int, int, int]) -> None:
+    assert row_seed(*arguments) == naive_seed(*arguments)
 
 
 def test_captions_are_drawn_evenly_and_by_seed() -> None:
     texts, tags = ["a", "b", "c"], ["x", "y"]
     section = CaptionsSection(tags_probability=0.25)
-    drawn = [sample_caption(texts, tags, section, seed=row_seed(0, 1, row)) for row in range(4000)]
-    assert drawn == [sample_caption(texts, tags, section, seed=row_seed(0, 1, row)) for row in range(4000)]
+    seeds = row_seeds(0, 1, range(4000))
+    drawn = sample_captions([texts] * 4000, [tags] * 4000, section, seeds=seeds)
+    assert drawn == [sample_captions([texts], [tags], section, seeds=[seed])[0] for seed in seeds]
     counts = Counter(drawn)
     assert (
         counts.keys()
@@ -112,7 +128,8 @@ def test_captions_are_drawn_evenly_and_by_seed() -> None:
 )
 def test_possible_captions_are_those_that_come(section: CaptionsSection, tags: list[str] | None, expected: set) -> None:
     assert set(possible_captions(["a", "b"], tags, section)) == expected
-    assert {sample_caption(["a", "b"], tags, section, seed=row_seed(0, 0, row)) for row in range(100)} == expected
+    drawn = sample_captions([["a", "b"]] * 100, [tags] * 100, section, seeds=row_seeds(0, 0, range(100)))
+    assert set(drawn) == expected
 
 
 # -- whole batches -------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.encoder import ENCODERS, build_tower
 from mmcl.models.tiny_tower import TINY_BERT, TINY_VIT, word_tokenizer
+from mmcl.models.tower import tower_parts
 
 CAPTIONS = ["a red circle", "Two blue squares, and a DOG!"]
 
@@ -62,6 +63,26 @@ def test_tiny_towers_take_options():
         build_tower(TowerSection(max_length=200), "text", captions=CAPTIONS)
     with pytest.raises(ConfigError, match=r"model.image.options.widht: ViTConfig has no such value"):
         build_tower(TowerSection(options={"widht": 3}), "image")
+
+
+def test_convolutional_stem(images):
+    plain, stem = (
+        build_tower(TowerSection(options={"convolutional_stem": on}), "image").eval() for on in (False, True)
+    )
+    pixels = plain.preprocessing(images)
+    assert stem(**pixels).tokens.shape == plain(**pixels).tokens.shape
+    parts = tower_parts(stem)
+    assert len(parts.stem) == len(tower_parts(plain).stem) + 8, "two more convolutions, two norms"
+    with pytest.raises(ConfigError, match="patch_size is 6; the stem wants a multiple of 4"):
+        build_tower(TowerSection(image_size=24, options={"convolutional_stem": True, "patch_size": 6}), "image")
+
+
+def test_resize_override(folder):
+    section = ModelSection(image=TowerSection(name=folder("clip_vision"), resize="squash"), embedding_dim=8)
+    assert build_dual_encoder(section, captions=CAPTIONS).image.tower.preprocessing.resize_to == (32, 32)
+    assert build_tower(TowerSection(name=folder("clip_vision")), "image").preprocessing.resize_to == 36
+    with pytest.raises(ConfigError, match=r"model.text.resize is 'crop'; only image towers"):
+        build_tower(TowerSection(resize="crop"), "text", captions=CAPTIONS)
 
 
 def test_word_tokenizer_reads_what_it_never_saw():

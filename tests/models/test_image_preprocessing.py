@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmcl.errors import ConfigError
 from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.transformers_inputs import image_preprocessing
 from mmcl.models.transformers_loading import quiet_transformers
-from mmcl.models.transformers_tower import image_preprocessing
 
 # Differences are in pixel levels (of 255) before normalization. The same torchvision code runs: equal to rounding.
 SAME_CODE = 0.01
@@ -195,6 +195,17 @@ def test_other_sizes_keep_the_proportions():
     squash = ImagePreprocessing((32, 32), (40, 48)).with_size(64)
     assert (squash.size, squash.resize_to) == ((64, 64), (80, 96))
     assert ImagePreprocessing((32, 32)).with_size(16).resize_to == (16, 16)
+
+
+def test_squash_or_crop_instead_of_the_towers_own():
+    own = ImagePreprocessing((32, 32), 40, mean=(0.1, 0.2, 0.3))
+    image = torch.zeros(3, 32, 64, dtype=torch.uint8)
+    image[..., 48:] = 255
+    assert own.with_resize("squash").resize_to == (32, 32)
+    assert own.with_resize("squash").mean == own.mean
+    assert own.with_resize("squash").resize_pixels(image).max() == 255, "all is kept"
+    assert own.with_resize("crop").resize_to == 32
+    assert own.with_resize("crop").resize_pixels(image).max() == 0, "the edge is cut"
 
 
 def test_round_trip_through_json():

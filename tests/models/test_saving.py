@@ -116,6 +116,7 @@ NOT_EXPRESSIBLE = {
     "t5": ({"text": "t5"}, "pooled by 'mean'"),
     "resnet": ({"image": "resnet"}, "pooler output is no vector"),
     "SigLIP text": ({"text": "siglip"}, "from their configs alone"),
+    "convolutional stem": ({"image_values": {"options": {"convolutional_stem": True}}}, "from their configs alone"),
     "another size": ({"image": "vit", "image_values": {"image_size": 48}}, "another size than its config"),
     "timm vit": ({"image": "timm:test_vit", "image_values": FREE_SIZE}, "image tower is not transformers'"),
     "timm convnext": ({"image": "timm:test_convnext", "image_values": FREE_SIZE}, "image tower is not transformers'"),

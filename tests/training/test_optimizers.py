@@ -52,6 +52,7 @@ def test_it_is_torchs_own_optimizer() -> None:
         [{"params": g.parameters, "lr": g.learning_rate, "weight_decay": g.weight_decay} for g in theirs],
         betas=(0.8, 0.9),
         eps=1e-4,
+        fused=True,
     )
     for optimizer, parts in ((one, mine), (other, theirs)):
         for _ in range(3):
@@ -80,6 +81,12 @@ def test_it_is_torchs_own_optimizer() -> None:
 def test_what_an_optimizer_does_not_take(section: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         build_optimizer(groups(), OptimizerSection(**section))
+
+
+def test_weights_are_updated_by_one_kernel_unless_another_is_asked_for() -> None:
+    assert build_optimizer(groups(), OptimizerSection()).defaults["fused"] is True
+    assert build_optimizer(groups(), OptimizerSection(options={"foreach": True})).defaults["fused"] is None
+    assert "fused" not in build_optimizer(groups(), OptimizerSection(name="radam")).defaults
 
 
 def test_nothing_to_train_is_said() -> None:
