@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,10 +169,14 @@ def build_cache(recipe: Recipe, device: torch.device, progress: ProgressCallback
     return FeatureCache(folder, device=device, batch_size=section.batch_size, bf16=bf16, progress=progress)
 
 
+def _first_captions(train: ImageTextDataset) -> Iterator[str]:
+    for texts in train.table["texts"].slice(0, VOCABULARY_ROWS).to_pylist():  # runs only where captions are asked for
+        yield from texts
+
+
 def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
     torch.manual_seed(recipe.run.seed)  # the same weights on every process
-    captions = (caption for row in range(min(len(train), VOCABULARY_ROWS)) for caption in train.texts(row))
-    model = build_dual_encoder(recipe.model, captions=captions)
+    model = build_dual_encoder(recipe.model, captions=_first_captions(train))
     if recipe.train.gradient_checkpointing:
         model.image.tower.set_gradient_checkpointing()
         model.text.tower.set_gradient_checkpointing()

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mmcl.cli.evaluate import app as eval_app
+from mmcl.cli.memory import keep_freed_memory
 from mmcl.cli.recipes import app as recipes_app
 from mmcl.cli.train import train
 
@@ -64,6 +65,7 @@ def configure_logging(level: int = logging.WARNING) -> None:
 
 def run_guarded(command: Callable[[], Any]) -> int:
     """Run a command; mmcl's own errors become one message and an exit code: 2 for bad config or usage, 1 for others."""
+    keep_freed_memory()
     try:
         command()
     except SystemExit as end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -87,8 +88,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
     replace_folder(partial, target)
     link = folder / f".{LAST}.partial"
     link.unlink(missing_ok=True)
-    link.symlink_to(target.name)
-    os.replace(link, folder / LAST)
+    with contextlib.suppress(OSError):  # a file system without links: the newest is found by its number
+        link.symlink_to(target.name)
+        os.replace(link, folder / LAST)
     for old in _complete(folder)[:-keep]:
         shutil.rmtree(old)
     return target

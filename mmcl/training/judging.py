@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,8 @@ class Judging:
             numbers = ", ".join(sorted(k for k, v in metrics.items() if isinstance(v, (int, float))))
             raise ConfigError(f"evaluate.metric is {self._section.metric!r}; this evaluation measures {numbers}")
         progress.evaluated_step = progress.step
-        signed = value if self._section.mode == "max" else -value
-        if signed > progress.best:
-            progress.best, progress.best_step, progress.stale_evaluations = signed, progress.step, 0
+        if self._is_better(value, progress.best):
+            progress.best, progress.best_step, progress.stale_evaluations = value, progress.step, 0
             self.save_model()
         else:
             progress.stale_evaluations += 1
@@ -95,6 +95,11 @@ class Judging:
         if rank() == 0:
             with self._final_weights():
                 self._hooks.save_model(self._folder)
+
+    def _is_better(self, value: float, best: float | None) -> bool:
+        if best is None:
+            return not math.isnan(value)
+        return value > best if self._section.mode == "max" else value < best
 
     def _measure(self, step: int) -> dict[str, Any]:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import torch
 
 from mmcl.batch import SkippedRow
-
-NO_BEST = -math.inf
 
 
 @dataclass
@@ -23,7 +20,7 @@ class Progress:
     batch: int = 0  # batches of this epoch already done
     rows_seen: int = 0
     evaluated_step: int = 0  # the newest step that was judged
-    best: float = NO_BEST  # larger is better, whatever evaluate.mode
+    best: float | None = None  # of evaluate.metric; None: nothing judged yet
     best_step: int = 0
     stale_evaluations: int = 0
     seconds: float = 0.0

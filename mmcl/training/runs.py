@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from mmcl.batch import SkippedRow
+from mmcl.config import parse_yaml
 from mmcl.errors import ConfigError
 
 CONFIG, METRICS, SKIPPED = "config.yaml", "metrics.jsonl", "skipped.jsonl"
@@ -117,7 +119,7 @@ class RunFolder:
     def _check_same(self, recipe: dict[str, Any]) -> None:
         if not (self.path / CONFIG).is_file():
             raise ConfigError(f"--resume: {self.path} holds no run; leave --resume out to start one, or set run.dir")
-        before = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        before = parse_yaml((self.path / CONFIG).read_text(encoding="utf-8"), source=str(self.path / CONFIG))
         before.pop("environment", None)
         old, new = _flat(before), _flat(recipe)
         changed = [
@@ -141,7 +143,7 @@ class RunFolder:
         """One line of ``metrics.jsonl``."""
         if self.writes:
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(_finite(record)) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``, without a half-written last one."""
@@ -171,8 +173,17 @@ class RunFolder:
         """A JSON file of the run."""
         path = self.path / name
         if self.writes:
-            self._replace(path, json.dumps(value, indent=2, ensure_ascii=False))
+            self._replace(path, json.dumps(_finite(value), indent=2, ensure_ascii=False))
         return path
+
+
+def _finite(value: Any) -> Any:
+    """The same for JSON, which has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

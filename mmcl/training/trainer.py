@@ -108,6 +108,9 @@ class Trainer:
         parts |= {"ema": self.ema, "scaler": accelerator.scaler}
         self._stateful = {name: part for name, part in parts.items() if part is not None}
         self.evaluations: list[dict[str, Any]] = []
+        norms = [part for part in objective.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        if world_size() > 1 and any(p.requires_grad for norm in norms for p in norm.parameters()):
+            log.warning("batch norm sees the rows of its own process alone: the run differs from one on one process")
         self._wrapped: nn.Module | None = None
         self._trained: list[nn.Parameter] = []
 
@@ -224,10 +227,12 @@ class Trainer:
         weight = world_size() * len(batch) / sum(sizes)
         loss = self._average(terms["loss"].detach() * weight)
         self._stop_on(self.watch.complaint(loss, step=progress.step), loss, batch)
-        self.accelerator.backward(terms["loss"] * weight)
+        scaler = self.accelerator.scaler
+        # Not accelerator.backward: that divides by an accumulation the launcher may ask for, and none is done here.
+        (terms["loss"] * weight if scaler is None else scaler.scale(terms["loss"] * weight)).backward()
         limit = self.recipe.train.max_grad_norm
         grad_norm = float(self.accelerator.clip_grad_norm_(self._trained, math.inf if limit is None else limit))
-        if not math.isfinite(grad_norm) and self.accelerator.scaler is None:  # a scaler leaves such a step out itself
+        if not math.isfinite(grad_norm) and scaler is None:  # a scaler leaves such a step out itself
             self._stop_on(f"the loss is {loss:.4g}, but its gradient is {grad_norm}.", loss, batch)
         self.optimizer.step()
         self.objective.after_step()

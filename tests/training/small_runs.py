@@ -6,8 +6,10 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,7 +105,8 @@ def in_children(
 ) -> list[tuple[int, str]]:
     """``in_child`` for several processes at once, each with its own additions to the environment."""
     context = multiprocessing.get_context("fork")  # nothing is imported again, so a child costs no seconds
-    outputs = [Path(f"/tmp/mmcl-test-{os.getpid()}-{number}.log") for number in range(len(envs))]
+    folder = tempfile.mkdtemp()
+    outputs = [Path(folder) / f"{number}.log" for number in range(len(envs))]
     children = []
     for env, output in zip(envs, outputs):
         child = context.Process(target=_child, args=(function, arguments, env, output))
@@ -116,7 +119,7 @@ def in_children(
             child.kill()
             child.join()
         results.append((child.exitcode, output.read_text()))
-        output.unlink()
+    shutil.rmtree(folder)
     return results
 
 

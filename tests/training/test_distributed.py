@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -305,7 +306,7 @@ def test_the_gather_is_exact_for_any_shares(tmp_path: Path, sizes: list[int]) ->
 def launcher_env() -> dict[str, str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     if env.pop("PYTHONDONTWRITEBYTECODE", None):  # each process would compile all its imports anew
-        env.setdefault("PYTHONPYCACHEPREFIX", "/tmp/mmcl-test-bytecode")
+        env.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / "mmcl-test-bytecode"))
     return env
 
 
@@ -345,3 +346,17 @@ def test_a_launcher_that_starts_one_process_instead_of_two_is_told_on(tmp_path: 
     assert "processes: 1" in done.stdout
     assert "asked for 2 processes, but 1 runs" in done.stderr
     assert "torchrun" in done.stderr
+
+
+def test_batch_norm_is_pointed_out(tmp_path: Path) -> None:
+    def work(*overrides: str) -> str:
+        def noted() -> None:
+            import logging
+
+            logging.basicConfig(force=True)
+            small_run(tmp_path / f"run{len(overrides)}", "train.max_steps=1", *overrides)
+
+        return in_children(noted, envs=rank_envs(2))[0][1]
+
+    assert "batch norm sees the rows of its own process alone" in work("model.image.head={name: mlp, norm: batch}")
+    assert "batch norm" not in work()

@@ -27,10 +27,9 @@ from small_runs import (
 
 import mmcl
 from mmcl import build
-from mmcl.errors import ConfigError, TrainingError
+from mmcl.errors import ConfigError, MissingDependencyError, TrainingError
 from mmcl.losses import info_nce
 from mmcl.training.checkpoint import read_checkpoint
-from mmcl.training.progress import NO_BEST
 
 # -- the loss ------------------------------------------------------------------------------------------------------
 
@@ -164,7 +163,8 @@ def test_early_stopping_counts_evaluations_without_gain(tmp_path: Path, monkeypa
 def test_a_metric_that_is_nan_is_never_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [math.nan, math.nan])
     run = small_run(tmp_path / "run", "evaluate.every_steps=6")
-    assert run.result.progress.best == NO_BEST
+    assert run.result.progress.best is None
+    assert metric_records(run.folder)[-1]["retrieval/mean_recall@1"] is None  # JSON has no NaN
     assert run.result.progress.best_step == 12  # the last model stands in
     assert (run.model / "mmcl.json").exists()
 
@@ -316,6 +316,23 @@ def test_tensorboard_gets_events(tmp_path: Path) -> None:
     assert [step for step, _ in read["loss"]] == [record["step"] for record in steps]
     assert [value for _, value in read["loss"]] == pytest.approx([record["loss"] for record in steps], rel=1e-5)
     assert [step for step, _ in read["retrieval/mean_recall@1"]] == [6, 12]
+
+
+def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(MissingDependencyError, match=r"trackio is not installed.*mmcl\[trackio\]"):
+        small_run(tmp_path / "run", "run.tracker=trackio")
+
+
+def test_an_accumulation_that_a_launcher_asks_for_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_run(tmp_path / "plain", "train.max_steps=2")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    small_run(tmp_path / "asked", "train.max_steps=2")
+    assert differences(final_state(tmp_path / "asked"), final_state(tmp_path / "plain")) == []
 
 
 def test_log_every_thins_the_lines(tmp_path: Path) -> None:
