@@ -1,4 +1,4 @@
-"""The allocator setting: what it returns where, and that the allocator then maps no block of its own for a large one."""
+"""The allocator setting: what it returns where, and that the allocator then maps no large block of its own."""
 
 import subprocess
 import sys
