@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -261,7 +260,7 @@ def train(
         resume: go on with the run in the run folder.
         smoke: a few steps only.
         display: told of every step and evaluation.
-        progress: told how far the cache of features is.
+        progress: told how far the drawing of built-in data and the cache of features are.
 
     Returns:
         The run; its ``model`` loads with ``mmcl.load``.
@@ -276,7 +275,7 @@ def train(
     values = recipe.model_dump(mode="json")
     run.prepare(values, resume=resume)
     accelerator.wait_for_everyone()  # every process has looked before one of them writes
-    splits = load_splits(recipe)
+    splits = load_splits(recipe, progress=progress)
     skips = SkipLedger(
         run,
         dropped=splits.train.skipped,
@@ -356,9 +355,3 @@ def judge_best(
     }
     run.write_json("evaluation.json", metrics)
     return metrics
-
-
-def read_evaluation(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The metrics that a finished run's best model reached on its test splits; empty when there are none."""
-    path = Path(folder) / "evaluation.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

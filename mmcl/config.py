@@ -474,16 +474,21 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), *, smoke: 
         raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}")
     tree.setdefault("name", path.stem)
     if smoke:
-        _set(
-            tree,
-            "run.dir",
-            f"{(tree.get('run') or {}).get('dir') or 'runs/' + str(tree['name'])}-smoke",
-            source=str(path),
-        )
+        folder = (tree.get("run") or {}).get("dir") or f"runs/{tree['name']}"
+        _set(tree, "run.dir", _unused_folder(f"{folder}-smoke"), source=str(path))
         for key, value in {**SMOKE, **(tree.get("smoke") or {})}.items():
             _set(tree, key, value, source=f"{path}: smoke")
     apply_overrides(tree, overrides)
     return recipe_from_tree(tree, source=str(path))
+
+
+def _unused_folder(folder: str) -> str:
+    """The folder itself, or the first of folder-2, folder-3 ... that holds no run: a smoke test can be repeated."""
+    number, candidate = 1, folder
+    while (Path(candidate) / "config.yaml").exists():
+        number += 1
+        candidate = f"{folder}-{number}"
+    return candidate
 
 
 # What --smoke changes in every recipe; a recipe's own ``smoke`` section adds to it.

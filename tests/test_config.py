@@ -173,6 +173,19 @@ def test_smoke_makes_any_recipe_short_and_overrides_still_win(tmp_path: Path) ->
     assert load_recipe(path, ["train.max_steps=2", "run.dir=x"], smoke=True).train.max_steps == 2
     assert load_recipe(path, ["run.dir=x"], smoke=True).run_dir == Path("x")
     assert load_recipe(path).train.max_steps is None
+
+
+def test_a_smoke_test_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path, "data: {path: shapes}\n")
+    (tmp_path / "runs/mine-smoke").mkdir(parents=True)
+    assert load_recipe(path, smoke=True).run_dir == Path("runs/mine-smoke")
+    (tmp_path / "runs/mine-smoke/config.yaml").touch()
+    assert load_recipe(path, smoke=True).run_dir == Path("runs/mine-smoke-2")
+    assert load_recipe(path).run_dir == Path("runs/mine")
+
+
+def test_a_wrong_key_in_the_smoke_section_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown key 'train.batchsize'"):
         load_recipe(written(tmp_path, "data: {path: shapes}\nsmoke: {train.batchsize: 4}\n"), smoke=True)
 

@@ -34,7 +34,7 @@ class TrainingDisplay:
         self.recipe = recipe
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._cache_task: TaskID | None = None
+        self._work_task: TaskID | None = None
         self._last_line = 0.0
         self._began = time.perf_counter()
         self._first_step: int | None = None
@@ -91,12 +91,12 @@ class TrainingDisplay:
         parts = [f"{label} {100 * metrics[name]:.1f} %" for label, name in shown if name in metrics]
         self.console.print(f"validation at step {step}: " + ", ".join(parts), soft_wrap=True)
 
-    def cache_progress(self, title: str, done: int, total: int) -> None:
-        """How far the features of a frozen tower are."""
+    def work_progress(self, title: str, done: int, total: int) -> None:
+        """How far the work before training is: drawing scenes, computing features of a frozen tower."""
         if self._bar is not None:
-            if self._cache_task is None:
-                self._cache_task = self._bar.add_task(title, total=total, status="")
-            self._bar.update(self._cache_task, description=title, completed=done, total=total, visible=done < total)
+            if self._work_task is None:
+                self._work_task = self._bar.add_task(title, total=total, status="")
+            self._bar.update(self._work_task, description=title, completed=done, total=total, visible=done < total)
             return
         now = time.perf_counter()
         if now - self._last_line >= SECONDS_BETWEEN_LINES or done == total:
@@ -110,8 +110,7 @@ def closing_table(run: TrainingRun, console: Console) -> None:
     table = Table(title=f"{escape(run.recipe.name)}: {run.result.stopped_by}", show_header=False)
     first, last = progress.first_loss, progress.smooth_loss
     if first is not None and last is not None:
-        chance = math.log(run.recipe.train.batch_size)
-        table.add_row("loss", f"{first:.3f} -> {last:.3f} (chance {chance:.2f})")
+        table.add_row("loss", f"{first:.3f} -> {last:.3f} (chance {run.result.chance_loss:.2f})")
     table.add_row(
         "steps, time", f"{progress.step}, {progress.seconds:.0f} s ({run.result.pairs_per_second:.0f} pairs/s)"
     )

@@ -47,7 +47,7 @@ def train(
     from mmcl.logs import is_main_process
 
     with TrainingDisplay(loaded) as display:
-        run = run_training(loaded, resume=resume, display=display, progress=display.cache_progress)
+        run = run_training(loaded, resume=resume, display=display, progress=display.work_progress)
     if not is_main_process():
         return
     closing_table(run, display.console)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from functools import partial
 from urllib.parse import parse_qsl
 
 from mmcl.data.dataset import ImageTextDataset
@@ -17,12 +19,15 @@ def built_in_splits() -> list[str]:
     return list(SPLITS)
 
 
-def load_built_in(base: str, *, split: str | None) -> ImageTextDataset:
+def load_built_in(
+    base: str, *, split: str | None, progress: Callable[[str, int, int], None] | None = None
+) -> ImageTextDataset:
     """Draw a split of ``shapes``.
 
     Args:
         base: ``shapes``, and behind ``?`` a size for any split, ``seed`` and ``image_size``.
         split: which split to draw.
+        progress: told what is drawn, how much of it is done, and of how much.
 
     Raises:
         ConfigError: an unknown key, or a value that is no whole number.
@@ -33,8 +38,10 @@ def load_built_in(base: str, *, split: str | None) -> ImageTextDataset:
     values = _parse(base)
     chosen = choose_split(built_in_splits(), split, data=base)
     options = {key: values[key] for key in ("seed", "image_size") if key in values}
-    dataset = load_shapes(chosen, size=values.get(chosen), **options)
-    dataset.name = f"{base}:{chosen}"
+    name = f"{base}:{chosen}"
+    tell = None if progress is None else partial(progress, f"drawing {name}")
+    dataset = load_shapes(chosen, size=values.get(chosen), progress=tell, **options)
+    dataset.name = name
     return dataset
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +50,7 @@ def load(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     images: str | Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> ImageTextDataset:
     """Read a data set: its table at once, its images one by one when they are used.
 
@@ -69,6 +70,7 @@ def load(
         columns: canonical name (``image``, ``text``, ``label``, ``group``, ``domain``, ``negatives``, ``tags``, ``id``,
             ``split``) -> the data's own; a dot reaches into a struct (``{"text": "i18n.de"}``).
         images: the folder that relative image paths start from, where it is not the table's own.
+        progress: where scenes are drawn: told what is drawn, how much is done, and of how much.
 
     Raises:
         DataError: there is no such data or split, a column is missing, or no row can be used.
@@ -93,7 +95,7 @@ def load(
     if _is_shapes(reference.base):
         from mmcl.data.built_in import load_built_in
 
-        return load_built_in(reference.base, split=asked)
+        return load_built_in(reference.base, split=asked, progress=progress)
     source = open_source(reference.base, columns=columns, images=images)
     chosen = choose_split(source.splits(), asked, data=reference.base)
     name = reference.base if chosen is None else f"{reference.base}:{canonical_split(chosen)}"

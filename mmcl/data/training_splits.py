@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,7 +48,7 @@ def _sample(dataset: ImageTextDataset, most: int | None, seed: int) -> ImageText
     return dataset.select(rows, name=f"{dataset.name} ({most} of {len(dataset)} rows)")
 
 
-def load_splits(recipe: Recipe) -> Splits:
+def load_splits(recipe: Recipe, *, progress: Callable[[str, int, int], None] | None = None) -> Splits:
     """Load the splits that a recipe names.
 
     Data without a validation split lend ``data.holdout_share`` of their training groups; without a test split there is
@@ -60,7 +61,7 @@ def load_splits(recipe: Recipe) -> Splits:
     columns = {key: value for key, value in section.columns.model_dump().items() if value is not None}
 
     def read(split: str | None) -> ImageTextDataset:
-        dataset = load(section.path, split=split, columns=columns, images=section.images)
+        dataset = load(section.path, split=split, columns=columns, images=section.images, progress=progress)
         return _sample(dataset, section.max_rows, recipe.run.seed)
 
     there = available_splits(section.path, columns=columns, images=section.images)

@@ -47,6 +47,7 @@ class TrainingResult:
         pairs_per_second: over the whole run, reading included, evaluations and checkpoints left out.
         peak_memory_mb: of the main process (CPU), or allocated (GPU).
         evaluations: every evaluation, in order, with its step.
+        chance_loss: the loss of a model that cannot tell pairs apart, ln(batch).
     """
 
     progress: Progress
@@ -55,6 +56,7 @@ class TrainingResult:
     pairs_per_second: float = 0.0
     peak_memory_mb: float = 0.0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    chance_loss: float = 0.0
 
     @property
     def interrupted(self) -> bool:

@@ -145,6 +145,7 @@ class Trainer:
             pairs_per_second=self.progress.rows_seen / seconds if seconds else 0.0,
             peak_memory_mb=peak_memory_mb(),
             evaluations=self.evaluations,
+            chance_loss=self.watch.chance,
         )
 
     def _train(self, signals: StopSignals) -> str:

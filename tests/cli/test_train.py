@@ -42,7 +42,7 @@ def test_names_are_shown_as_they_are_and_lines_are_whole(shown) -> None:
     path = "data/[bold]very/" + "long/" * 30 + "emoji:train:"
     display, out = shown([f"data.path='{path}'"])
     with display:
-        display.cache_progress(f"image features of {path}", 5, 5)
+        display.work_progress(f"image features of {path}", 5, 5)
         display.evaluation({"retrieval/i2t_recall@1": 0.25}, step=3)
     lines = out.getvalue().splitlines()
     assert lines[0] == f"quickstart on {path} -> runs/quickstart"
@@ -63,7 +63,7 @@ def test_a_terminal_gets_a_bar(shown) -> None:
     display, out = shown([], terminal=True)
     with display:
         display.step({"step": 1, **RECORD}, total_steps=2)
-        display.cache_progress("image features", 3, 9)
+        display.work_progress("image features", 3, 9)
     assert "training" in out.getvalue()
     assert "1/2" in out.getvalue()
     assert "chance 4.85" in out.getvalue()
