@@ -285,6 +285,9 @@ def _mmcl_folder(reference: str) -> Path | None:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    from mmcl.models.transformers_loading import check_reachable
+
+    check_reachable(reference)
     try:
         huggingface_hub.hf_hub_download(reference, DESCRIPTION)
         return Path(huggingface_hub.snapshot_download(reference))

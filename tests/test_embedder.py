@@ -262,9 +262,23 @@ def test_without_a_network_the_message_is_the_same(monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
     def unreachable(*args, **kwargs):
         raise LocalEntryNotFoundError("cannot connect")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(ConfigError, match="the Hub cannot be reached"):
+    with pytest.raises(ConfigError, match="the Hub cannot be reached"):  # told to be offline: nothing is asked
         mmcl.load("nobody/nothing")
+    asked = []
+
+    def model_info(self, name, **kwargs):
+        asked.append(name)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    with pytest.raises(ConfigError, match="no model of that id could be fetched .no route to host"):
+        mmcl.load("nobody/nothing")
+    assert asked == ["nobody/nothing"]  # once, not again for every file
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

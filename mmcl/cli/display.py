@@ -35,7 +35,7 @@ class TrainingDisplay:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._work_task: TaskID | None = None
-        self._last_line = 0.0
+        self._last_line, self._last_title = 0.0, ""
         self._began = time.perf_counter()
         self._first_step: int | None = None
 
@@ -99,8 +99,8 @@ class TrainingDisplay:
             self._bar.update(self._work_task, description=title, completed=done, total=total, visible=done < total)
             return
         now = time.perf_counter()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES or done == total:
-            self._last_line = now
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or (done == total and title == self._last_title):
+            self._last_line, self._last_title = now, title
             self.console.print(f"{title}: {done}/{total}", markup=False, soft_wrap=True)
 
 

@@ -15,6 +15,8 @@ from mmcl.models.convolutional_stem import OPTION, build_vit
 
 log = get_logger(__name__)
 
+HUB_TIMEOUT_SECONDS = 10
+
 # Parts that checkpoints may lack: most were trained without a pooler, and nothing reads a mask token.
 _OPTIONAL_WEIGHTS = ("pooler", "mask_token")
 
@@ -60,6 +62,23 @@ def first_line(error: Exception) -> str:
     return line if len(line) <= 300 else line[:297] + "..."
 
 
+def check_reachable(name: str) -> None:
+    """Ask the Hub once, with a time limit, for a model that is neither a folder nor fetched before.
+
+    Without a connection the Hub's client would retry for half a minute, for every file that is looked for.
+
+    Raises:
+        ConfigError: there is no such model, or the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    with _one_sentence("model", name):
+        if os.path.isdir(name) or constants.HF_HUB_OFFLINE:
+            return
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
+
+
 def load_config(name: str) -> Any:
     """The transformers config of an id or folder; runs no remote code.
 
@@ -68,6 +87,7 @@ def load_config(name: str) -> Any:
     """
     from transformers import AutoConfig
 
+    check_reachable(name)
     with _one_sentence("model", name):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
