@@ -172,7 +172,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
             return {name: tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
                     for name, tensor in load_file(path).items()}  # fmt: skip
-    except (ValueError, OSError, BadZipFile) as error:
+    except ValueError as error:  # numpy's own words advise to load the pickle, which runs code
+        raise DataError(
+            f"{path}: cannot be read as {path.suffix}; it is damaged, or holds objects instead of numbers: save plain "
+            f"arrays with numpy.savez"
+        ) from error
+    except (OSError, BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix} ({error})") from error
     except Exception as error:  # safetensors' own error derives from Exception alone
         raise DataError(f"{path}: a damaged file ({error})") from error

@@ -91,3 +91,13 @@ def test_missing_and_damaged_files(tmp_path):
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(DataError, match=name):
             load_vectors(tmp_path / name)
+
+
+def test_a_damaged_file_gets_no_advice_to_load_a_pickle(tmp_path):
+    junk, objects = tmp_path / "junk.npz", tmp_path / "objects.npz"
+    junk.write_bytes(b"junk")
+    np.savez(objects, image=np.array([{}], dtype=object), text=np.eye(2))
+    for path in (junk, objects):
+        with pytest.raises(DataError, match="save plain arrays") as raised:
+            load_vectors(path)
+        assert "pickle" not in str(raised.value)
