@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -34,6 +37,15 @@ class HardNegatives:
     def __len__(self) -> int:
         return len(self.owners)
 
+    def of_rows(self, start: int, stop: int) -> HardNegatives | None:
+        """The items of the rows from ``start`` to before ``stop``, their owners counted from ``start``; None: none."""
+        bounds = self.owners.new_tensor([start, stop])
+        first, last = torch.searchsorted(self.owners, bounds).tolist()
+        if first == last:
+            return None
+        inputs = {key: value[first:last] for key, value in self.inputs.items()}
+        return HardNegatives(inputs, self.owners[first:last] - start, self.group_ids[first:last])
+
 
 @dataclass
 class Batch:
@@ -59,6 +71,26 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def split(self, size: int) -> list[Batch]:
+        """The same rows in order, as the fewest batches of at most ``size`` rows; their lengths differ by 1 at most.
+
+        Hard negatives go with the row they were made for. A batch without rows comes back as it is.
+        """
+        count = max(1, -(-len(self) // size))
+        bounds = [len(self) * number // count for number in range(count + 1)]
+        return [self] if count == 1 else [self.of_rows(*ends) for ends in itertools.pairwise(bounds)]
+
+    def of_rows(self, start: int, stop: int) -> Batch:
+        """The rows from ``start`` to before ``stop``, with their hard negatives."""
+        return Batch(
+            image={key: value[start:stop] for key, value in self.image.items()},
+            text={key: value[start:stop] for key, value in self.text.items()},
+            group_ids=self.group_ids[start:stop],
+            rows=self.rows[start:stop],
+            negative_text=None if self.negative_text is None else self.negative_text.of_rows(start, stop),
+            negative_image=None if self.negative_image is None else self.negative_image.of_rows(start, stop),
+        )
 
     def to(self, device: object) -> Batch:
         """The same batch with every tensor on ``device``."""
@@ -112,3 +144,29 @@ class Embeddings:
     key_text: Tensor | None = None
     gathered: Embeddings | None = None
     offset: int = 0
+
+    def leaves(self) -> Embeddings:
+        """The same values without history; each tensor that a loss may send a gradient to collects it in ``.grad``."""
+        names = (*EMBEDDED, *SHARED)
+        tensors = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(
+            self, **{name: value.detach().requires_grad_() for name, value in tensors.items()}, gathered=None, offset=0
+        )
+
+
+# Fields of ``Embeddings`` with a row for every item: what encoders made, and what goes with it. Then what is shared.
+EMBEDDED = ("image", "text", "negative_text", "negative_image")
+CONSTANT = ("group_ids", "negative_text_groups", "negative_image_groups", "key_image", "key_text")
+SHARED = ("logit_scale", "logit_bias")
+
+
+@torch.no_grad()
+def join_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
+    """Embeddings of a batch from those of its parts, in order, without history; what is shared is the last one's.
+
+    Parts without hard negatives may stand beside parts with some.
+    """
+    columns = {name: [getattr(part, name) for part in parts] for name in (*EMBEDDED, *CONSTANT)}
+    given = {name: [value for value in column if value is not None] for name, column in columns.items()}
+    joined = {name: torch.cat(values) for name, values in given.items() if values}
+    return Embeddings(**joined, **{name: getattr(parts[-1], name) for name in SHARED})

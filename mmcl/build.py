@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.freezing import apply_freezing, parameter_groups
 from mmcl.models.saving import from_pretrained, save_pretrained
+from mmcl.negatives.hardness import HardnessSchedule
 from mmcl.negatives.samplers import RandomBatches
 from mmcl.objectives.image_text import ImageTextObjective
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
@@ -41,6 +43,8 @@ from mmcl.training.trainer import Trainer
 log = get_logger(__name__)
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {"info_nce": losses.info_nce}
+# Loss -> its value where a model cannot tell n candidates apart; a loss that is not here has no such value.
+CHANCE_LOSSES: dict[str, Callable[[float], float]] = {"info_nce": math.log}
 OBJECTIVES: dict[str, type[torch.nn.Module]] = {"image_text": ImageTextObjective}
 
 VOCABULARY_ROWS = 1_000_000  # rows whose captions make a tiny tower's vocabulary
@@ -299,6 +303,21 @@ def train(
     return TrainingRun(run.path, recipe, result, metrics, model.num_parameters(), model.num_parameters(trainable=True))
 
 
+def build_objective(recipe: Recipe, model: DualEncoder) -> ImageTextObjective:
+    """The training method of a recipe, around a model whose towers are frozen as at the start."""
+    section = recipe.loss
+    growing = section.hardness_schedule != "constant"
+    return ImageTextObjective(
+        model,
+        LOSSES[section.name],
+        use_groups=section.positives == "group",
+        negatives=recipe.negatives,
+        hardness=HardnessSchedule(section.hardness, section.hardness_schedule) if growing else None,
+        chance=CHANCE_LOSSES.get(section.name),
+        **section.options,
+    )
+
+
 def _build_trainer(
     recipe: Recipe,
     model: DualEncoder,
@@ -311,12 +330,7 @@ def _build_trainer(
     display: Display | None,
 ) -> Trainer:
     optimizer = build_optimizer(parameter_groups(model, recipe.model, recipe.optimizer), recipe.optimizer)
-    objective = ImageTextObjective(
-        model,
-        LOSSES[recipe.loss.name],
-        use_groups=recipe.loss.positives == "group",
-        label_smoothing=recipe.loss.label_smoothing,
-    )
+    objective = build_objective(recipe, model)
     # What is wrong with the evaluation is told before features are computed.
     judge = build_judge(recipe, model, splits.validation, cache, accelerator.device)
     inputs = TrainingInputs(recipe, model, splits.train, cache)

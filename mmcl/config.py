@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmcl.errors import ConfigError
+from mmcl.logs import get_logger
+
+log = get_logger(__name__)
 
 
 class Section(BaseModel):
@@ -88,6 +91,7 @@ class DataSection(Section):
 
     path: str = Field(description="DATA: folder, table, shards, Hub id, or shapes[?train=N&seed=N]")
     images: str | None = Field(None, description="folder the image paths of a table are relative to")
+    negatives: str | None = Field(None, description="file of mmcl data mine: wrong captions and images of the rows")
     split: SplitSection = SplitSection()
     columns: ColumnsSection = ColumnsSection()
     augment: AugmentSection = AugmentSection()
@@ -151,12 +155,84 @@ class ModelSection(Section):
 
 
 class LossSection(Section):
-    """The loss and what it takes for a positive."""
+    """The loss, what it takes for a positive, and how it weighs negatives."""
 
-    name: Literal["info_nce"] = Field("info_nce", description="info_nce: CLIP's symmetric loss")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all candidates")
+    name: Literal["info_nce", "sigmoid"] = Field(
+        "info_nce", description="info_nce: CLIP's symmetric loss; sigmoid: SigLIP's"
+    )
     positives: Literal["group", "pair"] = Field(
         "group", description="group: rows of one group (or with equal captions) are positives; pair: the own pair alone"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all candidates")
+    false_negative_margin: float | None = Field(
+        None, ge=-2, le=2, description="negatives that score above the positive plus this are left out; null: none"
+    )
+    hardness: float = Field(
+        0.0, ge=0, description="weight negatives by exp(hardness * score), mean 1 (arXiv:2010.04592); 0: all the same"
+    )
+    hardness_schedule: Literal["constant", "linear", "loss"] = Field(
+        "constant", description="how hardness grows from 0: linear: with the steps; loss: as the loss leaves chance"
+    )
+    tau_plus: float = Field(
+        0.0, ge=0, lt=1, description="share of negatives taken to be positives, and corrected for (arXiv:2007.00224)"
+    )
+    mining: Literal["none", "hardest", "semi_hard", "margin"] = Field(
+        "none", description="which negatives of a batch count: all; the hardest, semi-hard or near ones of each row"
+    )
+    mining_margin: float = Field(0.2, ge=0, le=2, description="semi_hard, margin: scores this far below the positive")
+    mining_count: int = Field(1, ge=1, description="hardest: negatives of each row")
+    matryoshka_dims: tuple[int, ...] = Field(
+        (), strict=False, description="lengths of prefixes that must work alone (arXiv:2205.13147); the whole one too"
+    )
+    tile_size: int | None = Field(None, ge=1, description="logits held at once are this number squared; null: chosen")
+
+    @model_validator(mode="after")
+    def _knows_its_options(self) -> LossSection:
+        for option in dict.fromkeys(option for options in LOSS_OPTIONS.values() for option in options):
+            if getattr(self, option) == type(self).model_fields[option].default or option in LOSS_OPTIONS[self.name]:
+                continue
+            knowing = ", ".join(name for name, options in LOSS_OPTIONS.items() if option in options)
+            raise ValueError(f"loss.{option} is not known to loss.name={self.name}; it is to {knowing}")
+        if self.hardness_schedule != "constant" and self.hardness == 0:
+            raise ValueError(f"loss.hardness_schedule={self.hardness_schedule} needs loss.hardness, which it grows to")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the named loss is called with, beside embeddings and groups; an option that is off is left out."""
+        values = {option: getattr(self, option) for option in LOSS_OPTIONS[self.name]}
+        return {option: value for option, value in values.items() if value != type(self).model_fields[option].default}
+
+
+_POOL_OPTIONS = (
+    *("label_smoothing", "false_negative_margin", "hardness", "tau_plus", "mining", "mining_margin", "mining_count"),
+    *("matryoshka_dims", "tile_size"),
+)
+# Loss -> the keys of this section that it takes, under the same names; an option of another loss is an error.
+LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
+    "info_nce": _POOL_OPTIONS,
+    "sigmoid": _POOL_OPTIONS,
+}
+
+
+# What a sigmoid loss starts from where the recipe does not say (Zhai et al. 2023, arXiv:2303.15343, section 3.2).
+SIGLIP_START = {"logit_scale": 10.0, "logit_bias": -10.0}
+
+
+class NegativesSection(Section):
+    """Negatives beside the other rows of a batch; all off by default."""
+
+    captions_per_row: int = Field(
+        0, ge=0, description="captions of a row's column negatives that a step adds (arXiv:2210.01936); 0: none"
+    )
+    images_per_row: int = Field(
+        0, ge=0, description="images of a row's column negative_rows that a step adds; 0: none"
+    )
+    queue_size: int = Field(
+        0, ge=0, description="pairs of earlier steps kept as negatives of both sides (MoCo, arXiv:1911.05722); 0: none"
+    )
+    queue_momentum: float = Field(
+        0.995, ge=0, lt=1, description="of the moving average that embeds for the queue (ALBEF, arXiv:2107.07651)"
     )
 
 
@@ -172,6 +248,34 @@ class FeatureCacheSection(Section):
     )
 
 
+class BatchesSection(Section):
+    """Which rows meet in a batch."""
+
+    name: Literal["random", "unique_groups", "clusters", "balanced"] = Field(
+        "random",
+        description="random; unique_groups: no group or caption twice in a batch; clusters: neighbours meet; balanced: "
+        "classes_per_batch classes with samples_per_class rows each",
+    )
+    model: str | None = Field(None, description="clusters: MODEL whose embeddings of the rows are clustered")
+    modality: Literal["image", "text"] = Field("image", description="clusters: what of a row is embedded")
+    clusters: int | None = Field(None, ge=2, description="clusters: how many; null: one for every four batches")
+    clusters_per_batch: int = Field(1, ge=1, description="clusters: of how many a batch is made; more: easier")
+    column: Literal["label", "group", "domain"] = Field("label", description="balanced: the column with the class")
+    classes_per_batch: int | None = Field(
+        None, ge=2, description="balanced: P; null: train.batch_size / samples_per_class"
+    )
+    samples_per_class: int = Field(4, ge=1, description="balanced: K; P x K is train.batch_size")
+
+
+# batches.name -> the other keys of the section that it takes.
+_BATCHES_KEYS: dict[str, tuple[str, ...]] = {
+    "random": (),
+    "unique_groups": (),
+    "clusters": ("model", "modality", "clusters", "clusters_per_batch"),
+    "balanced": ("column", "classes_per_batch", "samples_per_class"),
+}
+
+
 class EmaSection(Section):
     """The moving average of the weights."""
 
@@ -183,6 +287,9 @@ class TrainSection(Section):
     """How long and in what batches and arithmetic is trained."""
 
     batch_size: int = Field(128, ge=2, description="pairs a step, over all processes")
+    micro_batch_size: int | Literal["auto"] | None = Field(
+        None, description="most pairs a forward pass of one process; auto: what fits; null: its whole share"
+    )
     epochs: float = Field(10.0, gt=0, description="passes over the training split; may be a fraction")
     max_steps: int | None = Field(None, ge=1, description="overrides epochs")
     max_minutes: float | None = Field(None, gt=0, description="stop cleanly after this time")
@@ -193,6 +300,16 @@ class TrainSection(Section):
     ema: EmaSection = EmaSection()
     feature_cache: FeatureCacheSection = FeatureCacheSection()
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+
+    @field_validator("micro_batch_size", mode="before")
+    @classmethod
+    def _is_a_number_of_pairs(cls, value: Any) -> Any:
+        if value is None or value == "auto" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(
+            f"train.micro_batch_size is {value!r}; want a number of pairs from 1, auto (what fits), or null (the whole "
+            f"batch at once)"
+        )
 
 
 class OptimizerSection(Section):
@@ -258,6 +375,8 @@ class Recipe(Section):
     data: DataSection
     model: ModelSection = ModelSection()
     loss: LossSection = LossSection()
+    negatives: NegativesSection = NegativesSection()
+    batches: BatchesSection = BatchesSection()
     train: TrainSection = TrainSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -265,6 +384,24 @@ class Recipe(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     run: RunSection = RunSection()
     smoke: dict[str, Any] = Field(default_factory=dict, description="key: value overrides that --smoke applies")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sigmoid_starts_where_siglip_does(cls, tree: Any) -> Any:
+        loss, model = (tree.get("loss"), tree.get("model") or {}) if isinstance(tree, dict) else (None, None)
+        if not (isinstance(loss, dict) and loss.get("name") == "sigmoid" and isinstance(model, dict)):
+            return tree
+        start = {key: value for key, value in SIGLIP_START.items() if key not in model}
+        if start:
+            values = ", ".join(f"model.{key}={value:g}" for key, value in start.items())
+            log.info("loss.name=sigmoid starts from %s, as SigLIP does (arXiv:2303.15343)", values)
+        return {**tree, "model": {**start, **model}}
+
+    @model_validator(mode="after")
+    def _sigmoid_needs_a_bias(self) -> Recipe:
+        if self.loss.name == "sigmoid" and self.model.logit_bias is None:
+            raise ValueError("loss.name=sigmoid needs a number for model.logit_bias; leave it out for SigLIP's -10")
+        return self
 
     @model_validator(mode="after")
     def _freeze_until_needs_freeze(self) -> Recipe:
@@ -275,6 +412,36 @@ class Recipe(Section):
                     f"model.{side}.freeze_until_epoch needs model.{side}.freeze: true or a number of blocks"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_made(self) -> Recipe:
+        section = self.batches
+        for name, keys in _BATCHES_KEYS.items():
+            defaults = {key: BatchesSection.model_fields[key].default for key in keys}
+            given = [key for key in keys if getattr(section, key) != defaults[key]]
+            if name != section.name and given:
+                raise ValueError(f"batches.{given[0]} goes with batches.name={name}; batches.name is {section.name}")
+        if self.data.bucket_by_length and section.name != "random":
+            raise ValueError(f"data.bucket_by_length goes with batches.name=random; batches.name is {section.name}")
+        if section.name == "clusters" and section.model is None:
+            raise ValueError("batches.name=clusters needs batches.model, the MODEL whose embeddings are clustered")
+        if section.name == "clusters" and section.clusters_per_batch > self.train.batch_size:
+            raise ValueError(
+                f"batches.clusters_per_batch is {section.clusters_per_batch}, more than train.batch_size "
+                f"({self.train.batch_size})"
+            )
+        if section.name == "balanced":
+            self._check_balanced()
+        return self
+
+    def _check_balanced(self) -> None:
+        size, each = self.train.batch_size, self.batches.samples_per_class
+        classes = self.batches.classes_per_batch or size // each
+        if classes * each != size or classes < 2:
+            raise ValueError(
+                f"batches.name=balanced: batches.classes_per_batch ({classes}) x batches.samples_per_class ({each}) is "
+                f"not train.batch_size ({size}), or of less than two classes"
+            )
 
     @property
     def run_dir(self) -> Path:

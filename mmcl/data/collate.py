@@ -9,10 +9,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmcl.batch import Batch, SkippedRow
+from mmcl.batch import Batch, HardNegatives, SkippedRow
 from mmcl.config import CaptionsSection
 from mmcl.data.augment import ImageAugmentation, row_seeds, sample_captions
 from mmcl.data.dataset import ImageStore, ImageTextDataset
+from mmcl.data.hard_negatives import HardNegativeChoice
 from mmcl.errors import DataError
 
 
@@ -76,6 +77,7 @@ class BatchReader(torch.utils.data.Dataset):
         text: captions to text inputs: a tower's tokenizer, or a look-up of cached features.
         captions: which caption of a row a step takes.
         seed: the run's seed.
+        negatives: which hard captions and images a row brings; None: none.
     """
 
     def __init__(
@@ -86,8 +88,10 @@ class BatchReader(torch.utils.data.Dataset):
         *,
         captions: CaptionsSection,
         seed: int,
+        negatives: HardNegativeChoice | None = None,
     ) -> None:
         self.dataset, self.image, self.text, self.captions, self.seed = dataset, image, text, captions, seed
+        self.negatives = negatives
         self.group_ids = dataset.group_ids()
         self.epoch = 0
 
@@ -107,7 +111,8 @@ class BatchReader(torch.utils.data.Dataset):
     def __getitems__(self, rows: Sequence[int]) -> Batch:
         """The batch of these rows; unreadable rows are left out of its tensors and named in ``skipped``.
 
-        A batch without any readable row has empty inputs.
+        A batch without any readable row has empty inputs. A hard image that cannot be read is left out and named in
+        ``skipped`` too, the row it was for stays.
         """
         seeds = row_seeds(self.seed, self.epoch, rows).tolist()
         image, skipped = self._image_inputs(rows, seeds)
@@ -117,7 +122,37 @@ class BatchReader(torch.utils.data.Dataset):
             rows, seeds = [row for row, _ in kept], [seed for _, seed in kept]
         index = torch.tensor(rows, dtype=torch.int64)
         text = self.text(self.sampled_captions(rows, seeds)) if len(rows) else {}
-        return Batch(image=image, text=text, group_ids=self.group_ids[index], rows=index, skipped=skipped)
+        negative_image, also_skipped = self._negative_images(rows, seeds)
+        return Batch(
+            image=image,
+            text=text,
+            group_ids=self.group_ids[index],
+            rows=index,
+            skipped=list(dict.fromkeys([*skipped, *also_skipped])),
+            negative_text=self._negative_captions(rows, seeds),
+            negative_image=negative_image,
+        )
+
+    def _negative_captions(self, rows: Sequence[int], seeds: Sequence[int]) -> HardNegatives | None:
+        drawn = None if self.negatives is None else self.negatives.captions(rows, seeds)
+        if drawn is None:
+            return None
+        owners, groups = torch.from_numpy(drawn.owners), torch.from_numpy(drawn.group_ids)
+        return HardNegatives(self.text(drawn.texts), owners, groups)
+
+    def _negative_images(
+        self, rows: Sequence[int], seeds: Sequence[int]
+    ) -> tuple[HardNegatives | None, list[SkippedRow]]:
+        drawn = None if self.negatives is None else self.negatives.images(rows, seeds)
+        if drawn is None:
+            return None, []
+        inputs, skipped = self._image_inputs(drawn.rows, drawn.seeds)
+        dropped = {skip.row for skip in skipped}
+        kept = torch.tensor([row not in dropped for row in drawn.rows])
+        if not kept.any():
+            return None, skipped
+        groups = self.group_ids[torch.tensor(drawn.rows)]
+        return HardNegatives(inputs, torch.from_numpy(drawn.owners)[kept], groups[kept]), skipped
 
     def _image_inputs(self, rows: Sequence[int], seeds: Sequence[int]) -> tuple[dict[str, Tensor], list[SkippedRow]]:
         if isinstance(self.image, ImagePixels):

@@ -24,6 +24,7 @@ SCHEMA = {
     "domain": pa.string(),
     "tags": pa.list_(pa.string()),
     "negatives": pa.list_(pa.string()),
+    "negative_rows": pa.list_(pa.int64()),
     "foils": pa.list_(pa.struct({"kind": pa.string(), "caption": pa.string(), "foil": pa.string()})),
 }
 
@@ -123,11 +124,17 @@ class ImageTextDataset:
         return torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
 
     def select(self, rows: Sequence[int] | np.ndarray, *, name: str | None = None) -> ImageTextDataset:
-        """The data set of these rows alone, in this order."""
+        """The data set of these rows alone, in this order.
+
+        ``negative_rows`` are renumbered with the rows; those that are not among them are left out.
+        """
         index = np.asarray(rows, dtype=np.int64)
-        return ImageTextDataset(
-            self.images.select(index), self.table.take(pa.array(index)), name=name or self.name, skipped=self.skipped
-        )
+        table = self.table.take(pa.array(index))
+        if "negative_rows" in table.column_names:
+            place = table.column_names.index("negative_rows")
+            renumbered = _renumber(table["negative_rows"].combine_chunks(), index, len(self))
+            table = table.set_column(place, "negative_rows", renumbered)
+        return ImageTextDataset(self.images.select(index), table, name=name or self.name, skipped=self.skipped)
 
     def fingerprint(self) -> str:
         """A short hash of the images and captions: what caches of features are keyed by."""
@@ -136,3 +143,14 @@ class ImageTextDataset:
             digest.update("\x1f".join(texts).encode())
             digest.update(b"\x1e")
         return digest.hexdigest()[:16]
+
+
+def _renumber(lists: pa.ListArray, kept: np.ndarray, number: int) -> pa.ListArray:
+    """Lists of row numbers in [0, number) as positions in ``kept`` (the first of each); other rows are left out."""
+    new = np.full(number, -1, dtype=np.int64)
+    new[kept[::-1]] = np.arange(len(kept))[::-1]
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    values = new[pc.list_flatten(lists).to_numpy(zero_copy_only=False)]
+    kept_before = np.concatenate([[0], np.cumsum(values >= 0)])
+    ends = kept_before[np.concatenate([[0], np.cumsum(lengths)])]
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(values[values >= 0]))

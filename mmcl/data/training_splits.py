@@ -9,6 +9,7 @@ import numpy as np
 
 from mmcl.config import Recipe
 from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.mined import join_mined
 from mmcl.data.sources import available_splits, load
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
@@ -51,21 +52,24 @@ def _sample(dataset: ImageTextDataset, most: int | None, seed: int) -> ImageText
 def load_splits(recipe: Recipe, *, progress: Callable[[str, int, int], None] | None = None) -> Splits:
     """Load the splits that a recipe names.
 
-    Data without a validation split lend ``data.holdout_share`` of their training groups; without a test split there is
-    no final judgement on one. Both are logged.
+    Mined negatives (``data.negatives``) join the training split. Data without a validation split lend
+    ``data.holdout_share`` of their training groups; without a test split there is no final judgement on one. Both are
+    logged.
 
     Raises:
-        DataError: no such data, or no training split.
+        DataError: no such data, or no training split; or negatives that were mined for other rows.
     """
     section = recipe.data
     columns = {key: value for key, value in section.columns.model_dump().items() if value is not None}
 
-    def read(split: str | None) -> ImageTextDataset:
+    def read(split: str | None, *, negatives: str | None = None) -> ImageTextDataset:
         dataset = load(section.path, split=split, columns=columns, images=section.images, progress=progress)
+        if negatives is not None:
+            dataset = join_mined(dataset, negatives)  # before rows are drawn: they were mined for all of them
         return _sample(dataset, section.max_rows, recipe.run.seed)
 
     there = available_splits(section.path, columns=columns, images=section.images)
-    train = read(section.split.train if there else None)
+    train = read(section.split.train if there else None, negatives=section.negatives)
     wanted, validation = section.split.validation, None
     if wanted is not None and wanted in there:
         validation = read(wanted)

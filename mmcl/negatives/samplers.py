@@ -9,7 +9,31 @@ import numpy as np
 from mmcl.errors import ConfigError
 
 
-class RandomBatches:
+class BatchSampler:
+    """What all samplers share: the order of an epoch depends on (seed, epoch) alone, and processes share a batch out.
+
+    A process takes its slice of each whole batch, so the batches are the same however many processes share them.
+    """
+
+    @staticmethod
+    def share(batch: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
+        """The contiguous part of a batch that one process reads; parts differ by one row at most."""
+        return np.array_split(batch, world_size)[rank]
+
+
+def check_batches(num_rows: int, batch_size: int) -> None:
+    """Refuse what leaves a row without a negative.
+
+    Raises:
+        ConfigError: fewer than two rows, or a batch of fewer than two.
+    """
+    if num_rows < 2:
+        raise ConfigError(f"the training split has {num_rows} usable row(s); contrastive learning needs two or more")
+    if batch_size < 2:
+        raise ConfigError(f"batch_size is {batch_size}; contrastive learning needs two rows a batch or more")
+
+
+class RandomBatches(BatchSampler):
     """Every row once an epoch, in random batches of nearly equal size.
 
     ``n`` rows in batches of at most ``batch_size`` make ``ceil(n / batch_size)`` batches whose sizes differ by one at
@@ -34,10 +58,7 @@ class RandomBatches:
     def __init__(
         self, num_rows: int, batch_size: int, *, seed: int, lengths: Sequence[int] | np.ndarray | None = None
     ) -> None:
-        if num_rows < 2:
-            raise ConfigError(
-                f"the training split has {num_rows} usable row(s); contrastive learning needs two or more"
-            )
+        check_batches(num_rows, batch_size)
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
         self.lengths = None if lengths is None else np.asarray(lengths)
 
@@ -56,8 +77,3 @@ class RandomBatches:
         order = np.concatenate([rows[np.argsort(self.lengths[rows], kind="stable")] for rows in pools])
         batches = np.array_split(order, len(self))
         return [batches[i] for i in draw.permutation(len(batches))]
-
-    @staticmethod
-    def share(batch: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
-        """The contiguous part of a batch that one process reads; parts differ by one row at most."""
-        return np.array_split(batch, world_size)[rank]

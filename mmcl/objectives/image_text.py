@@ -1,7 +1,9 @@
-"""The image-text objective: two encoders, one contrastive loss."""
+"""`ImageTextObjective`: pairs of images and captions, two encoders, a loss between their embeddings."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,54 +11,151 @@ import torch
 from torch import Tensor, nn
 
 from mmcl.batch import Batch, Embeddings
+from mmcl.config import NegativesSection
 from mmcl.models.dual_encoder import DualEncoder
+from mmcl.models.momentum import MomentumEncoders
+from mmcl.negatives.hardness import HardnessSchedule
+from mmcl.negatives.embedding_queue import EmbeddingQueue
 
 
 class ImageTextObjective(nn.Module):
-    """Embed both sides of a batch of pairs, and judge the pairs against one another.
+    """Embed both sides of a batch of pairs, and judge the pairs against one another and against further negatives.
+
+    Further negatives are the batch's hard captions and images (Yuksekgonul et al. 2023, arXiv:2210.01936), and pairs of
+    earlier steps: a momentum encoder embeds each batch, and the queue takes that in behind the step (He et al. 2020,
+    arXiv:1911.05722; both modalities: Li et al. 2021, arXiv:2107.07651). The batch's own embeddings, with gradient, are
+    the positives and the negatives within the batch; a negative of a row's own group is left out.
 
     Args:
         model: the dual encoder.
-        loss: ``loss(image, text, logit_scale, *, logit_bias, group_ids, gathered, offset, **loss_options) -> ()``.
+        loss: ``loss(image, text, logit_scale, *, logit_bias, group_ids, gathered, offset, **loss_options) -> ()``; where
+            there are further negatives also ``negative_text``, ``negative_text_groups`` and the same of images.
         use_groups: whether rows of one group are positives of one another.
+        negatives: the size of the queue, and the momentum of its encoders.
+        hardness: the loss's option of that name, where it changes over the run.
+        chance: the loss of a model that cannot tell n candidates apart, from n; None: there is no such number.
         loss_options: further keyword arguments of the loss.
     """
 
     def __init__(
-        self, model: DualEncoder, loss: Callable[..., Tensor], *, use_groups: bool = True, **loss_options: Any
+        self,
+        model: DualEncoder,
+        loss: Callable[..., Tensor],
+        *,
+        use_groups: bool = True,
+        negatives: NegativesSection | None = None,
+        hardness: HardnessSchedule | None = None,
+        chance: Callable[[float], float] | None = None,
+        **loss_options: Any,
     ) -> None:
         super().__init__()
         self.model = model
-        self._loss, self._use_groups, self._loss_options = loss, use_groups, loss_options
+        self._loss, self._use_groups, self._loss_options, self._chance = loss, use_groups, loss_options, chance
+        self.hardness = hardness
+        self.queue = self.momentum = None
+        if negatives is not None and negatives.queue_size > 0:
+            self.queue = EmbeddingQueue(negatives.queue_size, model.embedding_dim)
+            self.momentum = MomentumEncoders(model, negatives.queue_momentum)
+        self._keys: tuple[Tensor, Tensor, Tensor] | None = None  # what the queue takes in behind the step
+        self._seen = (0, 0, 0)  # rows, further captions and further images of the last loss
 
     def embed(self, batch: Batch) -> Embeddings:
         """Run the encoders: the only place where they run."""
-        return Embeddings(
+        embeddings = Embeddings(
             image=self.model.encode_image(**batch.image),
             text=self.model.encode_text(**batch.text),
             group_ids=batch.group_ids,
             logit_scale=self.model.logit_scale,
             logit_bias=self.model.logit_bias,
         )
+        if batch.negative_text is not None:
+            embeddings.negative_text = self.model.encode_text(**batch.negative_text.inputs)
+            embeddings.negative_text_groups = batch.negative_text.group_ids
+        if batch.negative_image is not None:
+            embeddings.negative_image = self.model.encode_image(**batch.negative_image.inputs)
+            embeddings.negative_image_groups = batch.negative_image.group_ids
+        if self.momentum is not None:
+            embeddings.key_image, embeddings.key_text = self.momentum(batch.image, batch.text)
+        return embeddings
 
     # Data-parallel wrappers synchronise what goes through ``forward``.
     forward = embed
 
     def loss(self, embeddings: Embeddings) -> dict[str, Tensor]:
-        """Judge embeddings; runs no encoder. ``{"loss": (), "logit_scale": ()}``."""
+        """Judge embeddings; runs no encoder. ``{"loss": (), "logit_scale": ()}``, and ``hardness`` where it changes."""
+        everyone = embeddings.gathered or embeddings
+        if self.queue is not None:
+            self._keys = (everyone.key_image, everyone.key_text, everyone.group_ids)
+            embeddings, everyone = self._with_queue(embeddings), self._with_queue(everyone)
+        self._seen = (len(everyone.image), _number(everyone.negative_text), _number(everyone.negative_image))
+        options = dict(self._loss_options)
+        if self.hardness is not None:
+            options["hardness"] = float(self.hardness.value)
         value = self._loss(
             embeddings.image,
             embeddings.text,
             embeddings.logit_scale,
             logit_bias=embeddings.logit_bias,
             group_ids=embeddings.group_ids if self._use_groups else None,
-            gathered=embeddings.gathered,
+            gathered=None if embeddings.gathered is None else everyone,
             offset=embeddings.offset,
-            **self._loss_options,
+            **_negatives_of(embeddings),
+            **options,
         )
-        return {"loss": value, "logit_scale": embeddings.logit_scale.detach().reshape(())}
+        terms = {"loss": value, "logit_scale": embeddings.logit_scale.detach().reshape(())}
+        return terms if self.hardness is None else {**terms, "hardness": self.hardness.value.clone()}
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Keep the scale below its ceiling."""
+    def after_step(self, *, loss: float = math.nan, done: float = 0.0) -> None:
+        """Keep the scale below its ceiling, let the momentum encoder follow, put the step's keys into the queue.
+
+        Args:
+            loss: of the step, the mean over all processes.
+            done: share of the run's steps that are done.
+        """
         self.model.clamp_logit_scale()
+        if self.hardness is not None:
+            self.hardness.update(loss=loss, chance=self.chance_loss(self._seen[0]), done=done)
+        if self.momentum is not None:
+            self.momentum.update()
+        if self._keys is not None:
+            self.queue.put(*self._keys)
+            self._keys = None
+
+    def chance_loss(self, batch_size: int) -> float | None:
+        """The loss of a model that cannot tell pairs apart, with as many further negatives as the last loss had.
+
+        Args:
+            batch_size: rows of the step, over all processes.
+        """
+        if self._chance is None or batch_size < 1:
+            return None
+        _, captions, images = self._seen
+        return (self._chance(batch_size + captions) + self._chance(batch_size + images)) / 2
+
+    def _with_queue(self, embeddings: Embeddings) -> Embeddings:
+        """The same with the queue's pairs behind the hard negatives."""
+        if len(self.queue) == 0:
+            return embeddings
+        groups = self.queue.group_ids
+        return dataclasses.replace(
+            embeddings,
+            negative_text=_joined(embeddings.negative_text, self.queue.text),
+            negative_text_groups=_joined(embeddings.negative_text_groups, groups),
+            negative_image=_joined(embeddings.negative_image, self.queue.image),
+            negative_image_groups=_joined(embeddings.negative_image_groups, groups),
+        )
+
+
+def _number(rows: Tensor | None) -> int:
+    return 0 if rows is None else len(rows)
+
+
+def _joined(rows: Tensor | None, more: Tensor) -> Tensor:
+    return more if rows is None else torch.cat([rows, more])
+
+
+def _negatives_of(embeddings: Embeddings) -> dict[str, Tensor]:
+    """The keyword arguments for what there is of further negatives."""
+    names = ("negative_text", "negative_text_groups", "negative_image", "negative_image_groups")
+    return {name: value for name in names if (value := getattr(embeddings, name)) is not None}

@@ -1,16 +1,19 @@
-"""Embeddings of all processes on every process, with gradient, whatever number of rows each brings."""
+"""What processes tell one another: embeddings with gradient, whatever number of rows each brings; gradients; words."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from mmcl.batch import Embeddings
 
 T = TypeVar("T")
+
+BUCKET_BYTES = 64 * 2**20  # of gradients in one message
 
 
 def world_size() -> int:
@@ -21,6 +24,15 @@ def world_size() -> int:
 def rank() -> int:
     """This process's number, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def process_weight(sizes: list[int]) -> float:
+    """The factor on this process's loss, the mean over its rows, for the mean over processes to be that over all rows.
+
+    Args:
+        sizes: rows of every process.
+    """
+    return world_size() * sizes[rank()] / sum(sizes)
 
 
 def gather_integers(values: list[int], device: torch.device) -> list[list[int]]:
@@ -84,11 +96,12 @@ def gather_embeddings(embeddings: Embeddings, sizes: list[int]) -> Embeddings:
     process's loss and data-parallel averaging, all gradients equal one process on the concatenated batch.
 
     Args:
-        embeddings: this process's, b_r rows.
+        embeddings: this process's, b_r rows, and any number of hard negatives, which need not be as many elsewhere.
         sizes: b_r of every process.
 
     Returns:
-        The same with ``gathered`` and ``offset`` set; unchanged on one process.
+        The same with ``gathered`` and ``offset`` set; unchanged on one process. A process without hard negatives gets
+        none of its own, but a part in the gradient of the others'.
     """
     if world_size() == 1:
         return embeddings
@@ -98,6 +111,70 @@ def gather_embeddings(embeddings: Embeddings, sizes: list[int]) -> Embeddings:
         group_ids=_gather_rows(embeddings.group_ids, sizes),
         logit_scale=embeddings.logit_scale,
         logit_bias=embeddings.logit_bias,
+        key_image=None if embeddings.key_image is None else _gather_rows(embeddings.key_image, sizes),
+        key_text=None if embeddings.key_text is None else _gather_rows(embeddings.key_text, sizes),
+        **_gather_negatives(embeddings),
     )
     embeddings.offset = sum(sizes[: rank()])
     return embeddings
+
+
+def _gather_negatives(embeddings: Embeddings) -> dict[str, Tensor]:
+    """The fields of hard negatives, of those kinds that any process has."""
+    names, likes = ("negative_text", "negative_image"), (embeddings.text, embeddings.image)
+    own = [0 if getattr(embeddings, name) is None else len(getattr(embeddings, name)) for name in names]
+    everyone = gather_integers(own, embeddings.image.device)
+    gathered = {}
+    for name, like, sizes in zip(names, likes, map(list, zip(*everyone))):
+        if not any(sizes):
+            continue
+        rows, groups = getattr(embeddings, name), getattr(embeddings, f"{name}_groups")
+        if rows is None:  # every process must take part in the backward, too
+            rows = like.new_zeros((0, like.shape[1]), requires_grad=like.requires_grad)
+            groups = embeddings.group_ids[:0]
+        gathered[name] = _GatherWithGradient.apply(rows, sizes)
+        gathered[f"{name}_groups"] = _gather_rows(groups, sizes)
+    return gathered
+
+
+def broadcast_state(module: nn.Module) -> None:
+    """The main process's weights and buffers, on every process."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes; one that a process lacks counts as zero there.
+
+    Parameters without a gradient on any process keep none.
+    """
+    if world_size() == 1 or not parameters:
+        return
+    device = parameters[0].device
+    has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=device)
+    dist.all_reduce(has, op=dist.ReduceOp.MAX)
+    used = [p for p, number in zip(parameters, has.tolist()) if number]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for bucket in _buckets([p.grad for p in used]):
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket])):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype, up to ``BUCKET_BYTES`` together: one message each."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or size + tensor.nbytes > BUCKET_BYTES):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket

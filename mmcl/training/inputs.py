@@ -9,6 +9,7 @@ from mmcl.config import Recipe
 from mmcl.data.augment import ImageAugmentation, possible_captions, row_seed
 from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.hard_negatives import HardNegativeChoice
 from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.freezing import apply_freezing
@@ -29,8 +30,14 @@ class TrainingInputs:
 
     def __init__(self, recipe: Recipe, model: DualEncoder, train: ImageTextDataset, cache: FeatureCache | None) -> None:
         self._recipe, self._model, self._train, self._cache = recipe, model, train, cache
+        self._negatives = HardNegativeChoice(train, recipe.negatives)  # what it misses is told before features are made
         self.reader = BatchReader(
-            train, self._image(), self._text(), captions=recipe.data.captions, seed=recipe.run.seed
+            train,
+            self._image(),
+            self._text(),
+            captions=recipe.data.captions,
+            seed=recipe.run.seed,
+            negatives=self._negatives,
         )
         epochs = {tower.freeze_until_epoch for tower in (recipe.model.image, recipe.model.text)}
         self._thaws_at = sorted(epoch for epoch in epochs if epoch is not None)
@@ -67,7 +74,7 @@ class TrainingInputs:
         encoder, train = self._model.text, self._train
         if self._cache is None or not encoder.has_fixed_features:
             return encoder.tower.preprocessing
-        captions: set[str] = set()
+        captions = set(self._negatives.possible_captions())
         tags = train.column("tags") if "tags" in train.table.column_names else itertools.repeat(None)
         for texts, row_tags in zip(train.column("texts"), tags):
             captions.update(possible_captions(texts, row_tags, self._recipe.data.captions))

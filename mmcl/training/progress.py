@@ -28,6 +28,7 @@ class Progress:
     first_loss: float | None = None
     last_loss: float | None = None
     smooth_loss: float | None = None
+    micro_batch_size: int | None = None  # in use; resume draws the same dropout only with the same
     finished: bool = False
     stopped_by: str = ""
 

@@ -13,7 +13,12 @@ from mmcl.batch import Batch, Embeddings, SkippedRow
 
 
 class Objective(Protocol):
-    """One training method: ``embed`` runs the encoders, ``loss`` runs none."""
+    """One training method: ``embed`` (here ``__call__``) runs the encoders, ``loss`` runs none.
+
+    Both may be called several times in one step, ``embed`` on parts of its batch: what a step changes, such as a queue
+    or a teacher, ``after_step`` changes. It is told the step's mean loss over all rows, and the share of the run's
+    steps that is done with it.
+    """
 
     model: nn.Module
 
@@ -21,7 +26,7 @@ class Objective(Protocol):
 
     def loss(self, embeddings: Embeddings) -> dict[str, Tensor]: ...
 
-    def after_step(self) -> None: ...
+    def after_step(self, *, loss: float, done: float) -> None: ...
 
 
 class Reader(Protocol):

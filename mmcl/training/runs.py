@@ -20,8 +20,11 @@ from mmcl.errors import ConfigError
 CONFIG, METRICS, SKIPPED = "config.yaml", "metrics.jsonl", "skipped.jsonl"
 CHECKPOINTS, LAST, MODEL = "checkpoints", "last", "model"
 
-# What may differ when a run goes on: how long, how it is watched, where it reads; never what is learnt.
-_RESUMABLE = ("run.dir", "run.tracker", "run.num_processes", "train.max_minutes", "train.log_every", "data.workers")
+# What may differ when a run goes on: how long, how it is watched, where it reads, in what pieces; never what is learnt.
+_RESUMABLE = (
+    *("run.dir", "run.tracker", "run.num_processes"),
+    *("train.max_minutes", "train.log_every", "train.micro_batch_size", "data.workers"),
+)
 _RESUMABLE_SECTIONS = ("evaluate", "checkpoint", "smoke")
 
 

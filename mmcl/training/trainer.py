@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mmcl.batch import Batch
 from mmcl.config import Recipe
 from mmcl.errors import ConfigError, DataError, ShapeError, TrainingError
 from mmcl.logs import get_logger
 from mmcl.models.ema import ExponentialMovingAverage
+from mmcl.training.batch_norms import BatchNorms
 from mmcl.training.checkpoint import (
     Checkpoint,
     has_checkpoint,
@@ -28,12 +28,14 @@ from mmcl.training.checkpoint import (
     write_checkpoint,
 )
 from mmcl.training.gather import (
-    gather_embeddings,
     gather_integers,
     gather_objects,
+    process_weight,
     rank,
     world_size,
 )
+from mmcl.training.grad_cache import MicroBatches
+from mmcl.training.gradients import Gradients, WholeBatch
 from mmcl.training.judging import Judging
 from mmcl.training.loading import batch_loader, number_of_workers
 from mmcl.training.loss_watch import LossWatch
@@ -111,7 +113,12 @@ class Trainer:
         norms = [part for part in objective.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
         if world_size() > 1 and any(p.requires_grad for norm in norms for p in norm.parameters()):
             log.warning("batch norm sees the rows of its own process alone: the run differs from one on one process")
-        self._wrapped: nn.Module | None = None
+        self._norms = BatchNorms(objective)
+        size = recipe.train.micro_batch_size
+        self.gradients: Gradients = WholeBatch(self.objective, accelerator)
+        if size is not None:
+            share = -(-largest // world_size())
+            self.gradients = MicroBatches(self.objective, accelerator, size=size, share=share)
         self._trained: list[nn.Parameter] = []
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -130,7 +137,7 @@ class Trainer:
         random = self._restore() if resume else None
         self.skips.note(self.reader.unreadable, seen=len(self.reader))
         self._thaw()
-        self._wrap()
+        self._prepare()
         if random is not None:
             set_random_state(random)
         if not self.progress.finished:
@@ -220,30 +227,28 @@ class Trainer:
             log.warning("a batch is left out: none of some process's %d rows can be read", size // world_size())
             return None
         factor = self.schedule.apply(self.optimizer, progress.step)
-        batch = batch.to(self.accelerator.device)
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self._losses(batch, sizes)
-        # Each process's loss is the mean over its rows; data parallelism averages processes. The weight makes the two
-        # together the mean over all rows, however unevenly they are spread.
-        weight = world_size() * len(batch) / sum(sizes)
-        loss = self._average(terms["loss"].detach() * weight)
+        try:
+            terms = self.gradients(batch, sizes)
+        except ShapeError as error:  # the shapes are ours: what a loss refuses here is a value, such as a scale of 0
+            self._stop_on(f"{error}.", math.nan, batch)
+            raise
+        loss = self._average(terms["loss"] * process_weight(sizes))
         self._stop_on(self.watch.complaint(loss, step=progress.step), loss, batch)
-        scaler = self.accelerator.scaler
-        # Not accelerator.backward: that divides by an accumulation the launcher may ask for, and none is done here.
-        (terms["loss"] * weight if scaler is None else scaler.scale(terms["loss"] * weight)).backward()
         limit = self.recipe.train.max_grad_norm
         grad_norm = float(self.accelerator.clip_grad_norm_(self._trained, math.inf if limit is None else limit))
-        if not math.isfinite(grad_norm) and scaler is None:  # a scaler leaves such a step out itself
+        if not math.isfinite(grad_norm) and self.accelerator.scaler is None:  # a scaler leaves such a step out itself
             self._stop_on(f"the loss is {loss:.4g}, but its gradient is {grad_norm}.", loss, batch)
         self.optimizer.step()
-        self.objective.after_step()
+        self._norms.share()
+        self.objective.after_step(loss=loss, done=(progress.step + 1) / self.total_steps)
         if self.ema is not None:
             self.ema.update(self.objective.model)
         progress.step += 1
         progress.last_loss, progress.smooth_loss = loss, self.watch.average
         if progress.first_loss is None:
             progress.first_loss = loss
-        return {
+        record = {
             "step": progress.step,
             "epoch": round(progress.fractional_epoch(len(self.batches)), 4),
             "loss": loss,
@@ -252,15 +257,9 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["base_lr"] * factor,
             "grad_norm": grad_norm,
         }
-
-    def _losses(self, batch: Batch, sizes: list[int]) -> dict[str, Tensor]:
-        with self.accelerator.autocast():
-            embeddings = self._wrapped(batch)
-        try:
-            return self.objective.loss(gather_embeddings(embeddings, sizes))
-        except ShapeError as error:  # the shapes are ours: what a loss refuses here is a value, such as a scale of 0
-            self._stop_on(f"{error}.", math.nan, batch)
-            raise
+        if progress.micro_batch_size != self.gradients.size:  # said once, and kept for a resumed run
+            record["micro_batch_size"] = progress.micro_batch_size = self.gradients.size
+        return record
 
     def _stop_on(self, complaint: str | None, loss: float, batch: Batch) -> None:
         """Raise with the step and its rows; the same on every process."""
@@ -295,26 +294,23 @@ class Trainer:
         if self.hooks.thaw is None:
             return False
         changed = self.hooks.thaw(self.progress.fractional_epoch(len(self.batches)))
-        if changed and self._wrapped is not None:
-            self._wrap()
+        if changed and self._trained:
+            self._prepare()
         return changed
 
-    def _wrap(self) -> None:
-        """Wrap for data parallelism, anew whenever what trains has changed."""
+    def _prepare(self) -> None:
+        """Before the first step, and whenever what trains has changed."""
         self.objective.train()
         self._trained = [p for p in self.objective.parameters() if p.requires_grad]
-        self._wrapped = None  # the wrapper before takes its hooks off the parameters when it goes
-        if world_size() == 1:
-            self._wrapped = self.objective
-            return
-        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else None
-        self._wrapped = DistributedDataParallel(self.objective, device_ids=devices)
+        self._norms = BatchNorms(self.objective)
+        self.gradients.prepare(self._trained)
 
     def _log(self, record: dict[str, Any]) -> None:
         progress = self.progress
         if self.hooks.display is not None:
             self.hooks.display.step(record, total_steps=self.total_steps)
-        if progress.step % self.recipe.train.log_every and progress.step not in (1, self.total_steps):
+        due = progress.step % self.recipe.train.log_every == 0 or progress.step in (1, self.total_steps)
+        if not due and "micro_batch_size" not in record:
             return
         record = {**record, "seconds": round(progress.seconds, 3), "peak_memory_mb": round(peak_memory_mb(), 1)}
         self.run.append_metrics(record)
@@ -400,6 +396,8 @@ class Trainer:
                 f"start as many"
             )
         self.progress = Progress(**checkpoint.progress)
+        if self.recipe.train.micro_batch_size == "auto":
+            self.gradients.size = self.progress.micro_batch_size
         self.objective.load_state_dict(checkpoint.weights)
         for name, part in self._stateful.items():
             part.load_state_dict(checkpoint.states[name])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
 from mmcl.data.shapes.scenes import (
     COLOURS,
+    COMBINATIONS,
     OPPOSITE,
     SHAPES,
     TEXTURES,
@@ -22,6 +22,7 @@ from mmcl.data.shapes.scenes import (
 Exchange = tuple[int, str, object]  # which kind, its attribute, the other value
 
 FOIL_KINDS = ("colour", "shape", "texture", "count", "relation", "binding")
+_COMPOSED = ("relation", "binding")  # what only a model that knows which word belongs to which can tell
 _COUNT_WORDS = {1: "a", 2: "two", 3: "three"}
 _RELATION_WORDS = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 _TEMPLATES = (
@@ -42,6 +43,20 @@ class Phrasing(NamedTuple):
 
 _SINGLE_PHRASINGS = tuple(Phrasing(template, False) for template in _TEMPLATES)
 _PAIR_PHRASINGS = tuple(Phrasing(template, converse) for template in _TEMPLATES for converse in (False, True))
+
+# The colours (shapes) that leave a combination unseen where it is unseen, and seen where it is seen.
+_COLOURS_AS_SEEN = {
+    (colour, shape): tuple(
+        c for c in COLOURS if ((c, shape) in UNSEEN_COMBINATIONS) == ((colour, shape) in UNSEEN_COMBINATIONS)
+    )
+    for colour, shape in COMBINATIONS
+}
+_SHAPES_AS_SEEN = {
+    (colour, shape): tuple(
+        s for s in SHAPES if ((colour, s) in UNSEEN_COMBINATIONS) == ((colour, shape) in UNSEEN_COMBINATIONS)
+    )
+    for colour, shape in COMBINATIONS
+}
 
 
 def _plural(shape: str) -> str:
@@ -80,8 +95,15 @@ def sample_phrasings(rng: Random, scene: Scene, count: int = 3) -> list[Phrasing
 
 def _with(scene: Scene, index: int, attribute: str, value: object) -> Scene:
     kinds = list(scene.kinds)
-    kinds[index] = replace(kinds[index], **{attribute: value})
-    return replace(scene, kinds=tuple(kinds))
+    kinds[index] = _exchanged(kinds[index], attribute, value)
+    return Scene(tuple(kinds), scene.relation, scene.background)
+
+
+def _exchanged(kind: Kind, attribute: str, value: object) -> Kind:
+    """``dataclasses.replace``, which takes several times as long."""
+    values = {"count": kind.count, "size": kind.size, "texture": kind.texture}
+    values |= {"colour": kind.colour, "shape": kind.shape, attribute: value}
+    return Kind(**values)
 
 
 def _colour_exchanges(scene: Scene) -> list[Exchange]:
@@ -89,8 +111,8 @@ def _colour_exchanges(scene: Scene) -> list[Exchange]:
     return [
         (index, "colour", colour)
         for index, kind in enumerate(scene.kinds)
-        for colour in COLOURS
-        if colour not in taken and ((colour, kind.shape) in UNSEEN_COMBINATIONS) == kind.unseen
+        for colour in _COLOURS_AS_SEEN[kind.colour, kind.shape]
+        if colour not in taken
     ]
 
 
@@ -99,8 +121,8 @@ def _shape_exchanges(scene: Scene) -> list[Exchange]:
     return [
         (index, "shape", shape)
         for index, kind in enumerate(scene.kinds)
-        for shape in SHAPES
-        if shape not in taken and ((kind.colour, shape) in UNSEEN_COMBINATIONS) == kind.unseen
+        for shape in _SHAPES_AS_SEEN[kind.colour, kind.shape]
+        if shape not in taken
     ]
 
 
@@ -133,7 +155,8 @@ def _colours_swapped(scene: Scene) -> Scene | None:
     combinations = (first.colour, first.shape), (second.colour, second.shape)
     if unseen_count(combinations) != unseen_count(swapped(*combinations)):
         return None
-    return replace(scene, kinds=(replace(first, colour=second.colour), replace(second, colour=first.colour)))
+    kinds = (_exchanged(first, "colour", second.colour), _exchanged(second, "colour", first.colour))
+    return Scene(kinds, scene.relation, scene.background)
 
 
 def foil_scene(rng: Random, scene: Scene, kind: str) -> Scene | None:
@@ -154,7 +177,9 @@ def foil_scene(rng: Random, scene: Scene, kind: str) -> Scene | None:
         return _with(scene, *exchanges[int(rng.random() * len(exchanges))]) if exchanges else None
     if scene.relation is None:
         return None
-    return replace(scene, relation=OPPOSITE[scene.relation]) if kind == "relation" else _colours_swapped(scene)
+    if kind == "binding":
+        return _colours_swapped(scene)
+    return Scene(scene.kinds, OPPOSITE[scene.relation], scene.background)
 
 
 def sample_foils(rng: Random, scene: Scene, phrasings: list[Phrasing]) -> list[dict[str, str]]:
@@ -170,3 +195,37 @@ def sample_foils(rng: Random, scene: Scene, phrasings: list[Phrasing]) -> list[d
             phrasing = phrasings[int(rng.random() * len(phrasings))]
             foils.append({"kind": kind, "caption": caption(scene, phrasing), "foil": caption(false, phrasing)})
     return foils
+
+
+def sample_negatives(rng: Random, scene: Scene, phrasings: list[Phrasing]) -> list[str]:
+    """False captions to train against, each a true caption of the scene but for one exchange (see ``foil_scene``).
+
+    Two kinds of object: the relation turned round and the colours exchanged, in two phrasings each, and one exchange of
+    a colour, a shape or a texture. One kind: one exchange of each kind that the scene allows. They are phrased as the
+    true captions are, so that words alone do not give them away.
+
+    Args:
+        rng: a generator of its own: what else is drawn of the scene does not change with it.
+        scene: the true scene.
+        phrasings: of the row's true captions, at least two.
+
+    Example:
+        >>> scene = Scene((Kind(2, "small", "striped", "red", "star"),), None, "plain")
+        >>> len(sample_negatives(Random(0), scene, sample_phrasings(Random(0), scene)))
+        4
+    """
+    if scene.relation is None:
+        return [_in_one_of(rng, phrasings, false) for kind in _EXCHANGES if (false := foil_scene(rng, scene, kind))]
+    captions = []
+    for kind in _COMPOSED:
+        false = foil_scene(rng, scene, kind)
+        if false is not None:
+            left_out = int(rng.random() * len(phrasings))
+            captions += [caption(false, said) for i, said in enumerate(phrasings) if i != left_out][:2]
+    kinds = ("colour", "shape", "texture")
+    false = foil_scene(rng, scene, kinds[int(rng.random() * len(kinds))])
+    return captions if false is None else [*captions, _in_one_of(rng, phrasings, false)]
+
+
+def _in_one_of(rng: Random, phrasings: list[Phrasing], scene: Scene) -> str:
+    return caption(scene, phrasings[int(rng.random() * len(phrasings))])

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmcl.data.dataset import SCHEMA, ImageTextDataset
-from mmcl.data.shapes.captions import caption, sample_foils, sample_phrasings
+from mmcl.data.shapes.captions import caption, sample_foils, sample_negatives, sample_phrasings
 from mmcl.data.shapes.drawing import draw
 from mmcl.data.shapes.images import ArrayImages
 from mmcl.data.shapes.layout import Picture, arrange
@@ -23,7 +23,7 @@ _COUNT_WORDS = {1: "one", 2: "two", 3: "three"}
 _CHUNK = 64  # pictures drawn together: their planes stay in the cache
 _ATTEMPTS = 2_000
 _COLUMNS = {
-    **{name: SCHEMA[name] for name in ("id", "texts", "label", "group", "domain", "tags", "foils")},
+    **{name: SCHEMA[name] for name in ("id", "texts", "label", "group", "domain", "tags", "negatives", "foils")},
     "appearance": pa.string(),
 }
 
@@ -33,7 +33,7 @@ def _tags(scene: Scene) -> list[str]:
     return list(dict.fromkeys(word for word in [*words, scene.background] if word))
 
 
-def _row(rng: Random, scene: Scene, identifier: str) -> dict[str, Any]:
+def _row(rng: Random, negatives_rng: Random, scene: Scene, identifier: str) -> dict[str, Any]:
     phrasings = sample_phrasings(rng, scene)
     return {
         "id": identifier,
@@ -42,6 +42,7 @@ def _row(rng: Random, scene: Scene, identifier: str) -> dict[str, Any]:
         "group": scene.group,
         "domain": scene.background,
         "tags": _tags(scene),
+        "negatives": sample_negatives(negatives_rng, scene, phrasings),
         "foils": sample_foils(rng, scene, phrasings),
         "appearance": scene.appearance,
     }
@@ -61,7 +62,8 @@ def _rows(split: str, size: int, seed: int) -> Iterator[tuple[dict[str, Any], Pi
                 scene = sample_scene(rng, split=split)
                 attempts += 1
             held.add(scene.group)
-        yield _row(rng, scene, f"{split}-{index:06d}"), arrange(rng, scene)
+        own = Random(f"mmcl shapes negatives {seed} {split} {index}")  # the other columns are what they were without
+        yield _row(rng, own, scene, f"{split}-{index:06d}"), arrange(rng, scene)
 
 
 def _check(split: str, size: int | None, image_size: int) -> int:
@@ -96,7 +98,8 @@ def load_shapes(
     ``validation``, ``test`` and ``test_seen`` hold each group once.
 
     Columns beside ``texts``: ``label`` is the shape, for zero-shot, and null in scenes of two kinds; ``domain`` is the
-    background; ``tags`` are the attribute words; ``foils`` are false captions (see ``captions.sample_foils``);
+    background; ``tags`` are the attribute words; ``foils`` are false captions to judge by (see
+    ``captions.sample_foils``) and ``negatives`` are others to train against (``captions.sample_negatives``);
     ``appearance`` is what colours, the number of objects, their size and the background tell by themselves: a reader
     of these alone finds the scene with probability 1 / (rows of equal appearance).
 

@@ -1,0 +1,78 @@
+"""Which captions belong to which groups, where a caption may belong to several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmcl.data.dataset import ImageTextDataset
+
+
+@dataclass(frozen=True)
+class CaptionGroups:
+    """The distinct captions of a data set with the rows and groups that have them.
+
+    Attributes:
+        captions: m distinct captions, in order of appearance.
+        groups: (n,) int64, the group of each row.
+        starts: (n + 1,) int64; row i has the captions ``caption_of[starts[i]:starts[i + 1]]``.
+        caption_of: (o,) int64 in [0, m).
+        row_of: (o,) int64: the row of each entry of ``caption_of``.
+        first_group: (m,) int64: one group of each caption.
+        further: (p, 2) int64, (caption, group), for all other groups of captions that have several.
+    """
+
+    captions: list[str]
+    groups: np.ndarray
+    starts: np.ndarray
+    caption_of: np.ndarray
+    row_of: np.ndarray
+    first_group: np.ndarray
+    further: np.ndarray
+
+    def shared(self) -> np.ndarray:
+        """(q, 2) int64, (row, caption): the captions of rows that belong to several groups; rows ascending."""
+        several = np.zeros(len(self.captions), dtype=bool)
+        several[self.further[:, 0]] = True
+        chosen = several[self.caption_of]
+        return np.stack([self.row_of[chosen], self.caption_of[chosen]], axis=1)
+
+
+def caption_groups(dataset: ImageTextDataset) -> CaptionGroups:
+    """Number the captions of a data set and find the groups of each. Groups are those of ``dataset.group_ids()``."""
+    column = dataset.table["texts"].combine_chunks()
+    encoded = column.flatten().dictionary_encode()
+    caption_of = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    groups = dataset.group_ids().numpy()
+    row_of = np.repeat(np.arange(len(dataset)), lengths)
+    span = int(groups.max(initial=0)) + 1
+    caption, group = np.divmod(np.unique(caption_of * span + groups[row_of]), span)  # by caption, then group
+    is_first = np.concatenate([[True], caption[1:] != caption[:-1]]) if len(caption) else np.zeros(0, dtype=bool)
+    return CaptionGroups(
+        captions=encoded.dictionary.to_pylist(),
+        groups=groups,
+        starts=np.concatenate([[0], np.cumsum(lengths)]),
+        caption_of=caption_of,
+        row_of=row_of,
+        first_group=group[is_first],
+        further=np.stack([caption[~is_first], group[~is_first]], axis=1),
+    )
+
+
+def twin_ids(dataset: ImageTextDataset) -> np.ndarray:
+    """(n,) int64: equal for rows that share a group or a caption, directly or through other rows."""
+    found = caption_groups(dataset)
+    labels = np.arange(int(found.groups.max(initial=-1)) + 1)
+    caption, group = found.further[:, 0], found.further[:, 1]
+    while True:
+        before = labels.copy()
+        # Every caption gives all of its groups the lowest of their labels.
+        lowest = labels[found.first_group]
+        np.minimum.at(lowest, caption, labels[group])
+        np.minimum.at(labels, group, lowest[caption])
+        np.minimum.at(labels, found.first_group, lowest)
+        labels = labels[labels]
+        if np.array_equal(labels, before):
+            return labels[found.groups]

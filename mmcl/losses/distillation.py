@@ -1,0 +1,148 @@
+"""A student learns how its teacher relates the rows of a batch: affinity mimicking, and relations of one modality."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmcl.errors import ShapeError
+from mmcl.losses.arguments import check_pair, positive_number
+from mmcl.losses.distances import DISTANCES, pairwise_distances
+from mmcl.losses.inputs import check_choice, check_matrix, widened
+from mmcl.losses.row_blocks import row_blocks, sum_over_blocks
+
+
+def distillation(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor | float,
+    teacher_image: Tensor,
+    teacher_text: Tensor,
+    teacher_logit_scale: Tensor | float,
+) -> Tensor:
+    r"""Affinity mimicking: KL divergence of the student's softmax over a batch from the teacher's, in both directions.
+
+    With :math:`p_i = \mathrm{softmax}_j(s \langle x_i, y_j \rangle)` and the teacher's :math:`q_i` likewise,
+
+    .. math:: L = \frac{1}{2b} \sum_i \Big( \mathrm{KL}(q_i \,\Vert\, p_i)
+              + \text{the same with image and text exchanged} \Big)
+
+    Args:
+        image: (b, d) embeddings of the student, unit rows, floating; half precision is widened to float32.
+        text: (b, d); row i belongs with image i.
+        logit_scale: () or (1,), > 0.
+        teacher_image: (b, d') embeddings of the teacher for the same rows; d' may differ from d. Without gradient.
+        teacher_text: (b, d').
+        teacher_logit_scale: () or (1,), > 0; without gradient.
+
+    Returns:
+        () float32 (float64 of float64 inputs), >= 0 up to rounding, and 0 where the student's softmaxes are the
+        teacher's; one row has nothing to relate: 0. Memory is O(b (d + d' + block)).
+
+    Raises:
+        ShapeError: shapes differ or do not fit, the batch is empty, or a scale is not one positive number.
+
+    Source: Wu et al. 2023, TinyCLIP (arXiv:2309.12314) sec. 3.1, the sum of two cross-entropies; here their mean, less
+    the teacher's entropy, which has no gradient, so that the minimum is 0.
+
+    Relations: with a teacher that is sure of every row's own pair it is ``info_nce``. ``relational_distillation``
+    compares distances within one modality.
+
+    Example:
+        >>> import torch
+        >>> x = torch.eye(4)
+        >>> teacher = torch.eye(6)[:4]
+        >>> right, wrong = (distillation(x, y, 5.0, teacher, teacher, 5.0) for y in (x, x.roll(1, 0)))
+        >>> float(right) < 1e-6 < float(wrong)
+        True
+    """
+    check_pair(image, text, names=("image", "text"))
+    check_pair(teacher_image, teacher_text, names=("teacher_image", "teacher_text"))
+    if len(teacher_image) != len(image):
+        raise ShapeError(f"the teacher has {len(teacher_image)} rows, the student {len(image)}; embed the same batch")
+    with torch.autocast(image.device.type, enabled=False):
+        image, text, *teacher = widened(image, text, teacher_image.detach(), teacher_text.detach())
+        meaning = "it is 1 / temperature"
+        scale = positive_number("logit_scale", logit_scale, image, meaning=meaning)
+        teacher_scale = positive_number("teacher_logit_scale", teacher_logit_scale, image, meaning=meaning).detach()
+        total = _divergence(image, text, scale, *teacher, teacher_scale)
+        total = total + _divergence(text, image, scale, *reversed(teacher), teacher_scale)
+    return total / (2 * len(image))
+
+
+def _divergence(
+    queries: Tensor, candidates: Tensor, scale: Tensor, teacher_queries: Tensor, teacher_candidates: Tensor,
+    teacher_scale: Tensor,
+) -> Tensor:  # fmt: skip
+    """() sum over queries of the divergence of the student's softmax over candidates from the teacher's."""
+
+    def block_sum(block: slice, queries: Tensor, candidates: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        ours = F.log_softmax(scale * (queries[block] @ candidates.T), dim=1)  # (r, b)
+        theirs = F.log_softmax(teacher_scale * (teacher_queries[block] @ teacher_candidates.T), dim=1)
+        return F.kl_div(ours, theirs, reduction="sum", log_target=True), ours.new_zeros(())
+
+    blocks = row_blocks(len(queries), len(candidates), queries.device)
+    return sum_over_blocks(block_sum, blocks, queries, candidates, scale)[0]
+
+
+def relational_distillation(x: Tensor, teacher: Tensor, *, distance: str = "euclidean") -> Tensor:
+    r"""Distances between the rows of a batch, each in units of their mean, are to be the teacher's.
+
+    .. math:: L = \frac{1}{b (b - 1)} \sum_{i \ne j} h\Big( \frac{D(x_i, x_j)}{\mu_x} - \frac{D(t_i, t_j)}{\mu_t} \Big),
+              \qquad h(u) = \begin{cases} u^2 / 2 & |u| \le 1 \\ |u| - 1/2 & \text{otherwise} \end{cases}
+
+    with :math:`\mu` the mean distance over i != j; where all rows are equal it is taken for 1.
+
+    Args:
+        x: (b, d) embeddings of the student, b >= 2, floating; half precision is widened to float32.
+        teacher: (b, d') embeddings of the teacher for the same rows; d' may differ from d. Without gradient.
+        distance: a name from ``mmcl.losses.distances``, for both.
+
+    Returns:
+        () float32 (float64 of float64 inputs), >= 0; 0 where the student's rows are the teacher's turned, shifted or
+        scaled (with Euclidean distances). Memory is O(b (d + d' + block)).
+
+    Raises:
+        ShapeError: shapes do not fit, or there are fewer than two rows.
+        ConfigError: an unknown distance.
+
+    Source: Park et al. 2019 (arXiv:1904.05068) eq. 5-8, RKD-D; there pairs are summed.
+
+    Relations: for one modality, and free of any logit scale; ``distillation`` compares softmaxes across two.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+        >>> float(relational_distillation(5 * teacher + 1, teacher)) < 1e-6
+        True
+        >>> round(float(relational_distillation(teacher[[1, 0, 2]], teacher)), 3)
+        0.006
+    """
+    check_choice("distance", distance, DISTANCES)
+    check_matrix("x", x, least=2)
+    check_matrix("teacher", teacher, least=2)
+    if len(teacher) != len(x):
+        raise ShapeError(f"teacher holds {len(teacher)} rows, x {len(x)}; embed the same batch")
+    with torch.autocast(x.device.type, enabled=False):
+        x, teacher = widened(x, teacher.detach())
+        mean, teacher_mean = _mean_distance(x, distance), _mean_distance(teacher, distance)
+
+        def block_sum(block: slice, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+            ours = pairwise_distances(x[block], x, distance) / mean  # (r, b); the diagonal adds zero
+            theirs = pairwise_distances(teacher[block], teacher, distance) / teacher_mean
+            return F.smooth_l1_loss(ours, theirs, reduction="sum"), ours.new_zeros(())
+
+        blocks = row_blocks(len(x), len(x), x.device)
+        return sum_over_blocks(block_sum, blocks, x, mean)[0] / (len(x) * (len(x) - 1))
+
+
+def _mean_distance(x: Tensor, distance: str) -> Tensor:
+    """() mean over pairs of different rows, 1 where that is 0."""
+
+    def block_sum(block: slice, x: Tensor) -> tuple[Tensor, Tensor]:
+        return pairwise_distances(x[block], x, distance).sum(), x.new_zeros(())
+
+    total, _ = sum_over_blocks(block_sum, row_blocks(len(x), len(x), x.device), x)
+    mean = total / (len(x) * (len(x) - 1))
+    return mean.masked_fill(mean == 0, 1.0)
