@@ -10,32 +10,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmcl import data as data_sources
 from mmcl import losses
 from mmcl.config import EvaluateSection, Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
+from mmcl.data.caption_groups import twin_ids
 from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.mined import check_mined_path
+from mmcl.data.offline_mining import Embed, MiningPlan, mine_dataset
 from mmcl.data.training_splits import Splits, load_splits
-from mmcl.embedder import DualEncoderEmbedder, Embedder, load
-from mmcl.errors import ConfigError
+from mmcl.embedder import DualEncoderEmbedder, Embedder, embed_images, load
+from mmcl.errors import ConfigError, MmclError
 from mmcl.evaluation import FoilEvaluator, RetrievalEvaluator, ZeroShotEvaluator, load_classes, load_templates
 from mmcl.evaluation.blind import BlindEmbedder
 from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.freezing import apply_freezing, parameter_groups
 from mmcl.models.saving import from_pretrained, save_pretrained
+from mmcl.negatives.balanced import BalancedBatches
+from mmcl.negatives.clusters import ClusterBatches, cluster_embeddings, default_clusters
 from mmcl.negatives.hardness import HardnessSchedule
 from mmcl.negatives.samplers import RandomBatches
+from mmcl.negatives.unique_groups import UniqueGroupBatches
 from mmcl.objectives.image_text import ImageTextObjective
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
 from mmcl.training.checkpoint import replace_folder
+from mmcl.training.gather import broadcast_object, rank
 from mmcl.training.inputs import TrainingInputs
 from mmcl.training.launch import start_accelerator
 from mmcl.training.optimizers import build_optimizer
 from mmcl.training.progress import TrainingResult
-from mmcl.training.protocols import Display, Hooks
+from mmcl.training.protocols import Batches, Display, Hooks
 from mmcl.training.runs import RunFolder
 from mmcl.training.skips import SkipLedger
 from mmcl.training.trainer import Trainer
@@ -134,6 +142,50 @@ def evaluate(
     return run_evaluators(build_evaluators(dataset, section, tasks=tasks), embedder)
 
 
+def mine_negatives(
+    model: Embedder | str | Path,
+    data: ImageTextDataset | str | Path,
+    out: str | Path,
+    *,
+    plan: MiningPlan | None = None,
+    name: str | None = None,
+    batch_size: int = 64,
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Mine hard negatives for every row of a data set by any model; a recipe's ``data.negatives`` takes the file.
+
+    Args:
+        model: a MODEL reference, or an ``Embedder``.
+        data: a data set, or a DATA reference such as ``"path/to/data:train"``.
+        out: the ``.parquet`` file to write.
+        plan: how many, and which; default five captions a row.
+        name: the reference of an ``Embedder``, kept with the file; a broken-off run of this name is gone on with.
+        batch_size: items a forward pass.
+        progress: told how far it is.
+
+    Returns:
+        What is kept with the file: ``data``, ``fingerprint``, ``rows``, ``model``, ``parameters``, ``counts``.
+
+    Raises:
+        ConfigError, DataError: no such model or data, or the file cannot be written.
+    """
+    out = check_mined_path(out)
+    if name is None and not isinstance(model, (str, Path)):
+        raise ConfigError(f"name is None and model is a {type(model).__name__}; give the model's name")
+    dataset = data if isinstance(data, ImageTextDataset) else data_sources.load(data)
+    embedder = load(model) if isinstance(model, (str, Path)) else model
+    missing = sorted({"image", "text"} - set(embedder.modalities))
+    if missing:
+        raise ConfigError(f"mining compares images with texts; {name or model} does not embed {', '.join(missing)}")
+    embed = Embed(
+        embedder.embedding_dim,
+        texts=lambda texts: embedder.encode_text(texts, batch_size=batch_size),
+        images=lambda part: embed_images(embedder, part, batch_size=batch_size)[:2],
+        device=getattr(embedder, "device", "cpu"),
+    )
+    return mine_dataset(dataset, embed, out, model=name or str(model), plan=plan or MiningPlan(), progress=progress)
+
+
 # -- training ----------------------------------------------------------------------------------------------------
 
 
@@ -190,11 +242,66 @@ def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
     return model
 
 
-def _build_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> RandomBatches:
+def _random_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> RandomBatches:
     lengths = None
     if recipe.data.bucket_by_length:
         lengths = model.text.tower.preprocessing.lengths([texts[0] for texts in train.column("texts")])
     return RandomBatches(len(train), recipe.train.batch_size, seed=recipe.run.seed, lengths=lengths)
+
+
+def _unique_group_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> UniqueGroupBatches:
+    return UniqueGroupBatches(twin_ids(train), recipe.train.batch_size, seed=recipe.run.seed)
+
+
+def _cluster_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> ClusterBatches:
+    """The main process clusters for all; what goes wrong there is raised by every process, so that none waits."""
+    found: np.ndarray | MmclError | None = None
+    if rank() == 0:
+        try:
+            found = _cluster_rows(recipe, train)
+        except MmclError as error:
+            found = error
+    found = broadcast_object(found)
+    if isinstance(found, MmclError):
+        raise found
+    size, several = recipe.train.batch_size, recipe.batches.clusters_per_batch
+    return ClusterBatches(found, size, seed=recipe.run.seed, clusters_per_batch=several)
+
+
+def _cluster_rows(recipe: Recipe, train: ImageTextDataset) -> np.ndarray:
+    """(n,) the cluster of each row, -1 for those whose image cannot be read."""
+    section, size = recipe.batches, recipe.evaluate.batch_size
+    embedder = load(section.model)
+    rows = np.arange(len(train))
+    if section.modality == "image":
+        embeddings, rows, _ = embed_images(embedder, train, batch_size=size)
+    else:
+        embeddings = embedder.encode_text([texts[0] for texts in train.column("texts")], batch_size=size)
+    number = section.clusters or min(default_clusters(len(train), recipe.train.batch_size), max(1, len(rows)))
+    log.info("clustering %d %ss by %s into %d clusters", len(rows), section.modality, section.model, number)
+    clusters = np.full(len(train), -1, dtype=np.int64)
+    clusters[rows] = cluster_embeddings(embeddings.numpy(), number, seed=recipe.run.seed)
+    return clusters
+
+
+def _balanced_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> BalancedBatches:
+    section = recipe.batches
+    each, labels = section.samples_per_class, train.column(section.column)
+    classes = section.classes_per_batch or recipe.train.batch_size // each
+    return BalancedBatches(labels, classes, each, seed=recipe.run.seed)
+
+
+# batches.name -> how the batches of a recipe are made.
+BATCHES: dict[str, Callable[[Recipe, ImageTextDataset, DualEncoder], Batches]] = {
+    "random": _random_batches,
+    "unique_groups": _unique_group_batches,
+    "clusters": _cluster_batches,
+    "balanced": _balanced_batches,
+}
+
+
+def _build_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> Batches:
+    return BATCHES[recipe.batches.name](recipe, train, model)
 
 
 def _replace_model(model: DualEncoder, folder: Path) -> None:

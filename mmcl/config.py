@@ -157,8 +157,8 @@ class ModelSection(Section):
 class LossSection(Section):
     """The loss, what it takes for a positive, and how it weighs negatives."""
 
-    name: Literal["info_nce", "sigmoid"] = Field(
-        "info_nce", description="info_nce: CLIP's symmetric loss; sigmoid: SigLIP's"
+    name: Literal["info_nce", "sigmoid", "dcl", "nt_xent", "triplet", "barlow_twins", "vicreg"] = Field(
+        "info_nce", description="info_nce: CLIP's symmetric loss; sigmoid: SigLIP's; others: see mmcl.losses"
     )
     positives: Literal["group", "pair"] = Field(
         "group", description="group: rows of one group (or with equal captions) are positives; pair: the own pair alone"
@@ -177,7 +177,7 @@ class LossSection(Section):
         0.0, ge=0, lt=1, description="share of negatives taken to be positives, and corrected for (arXiv:2007.00224)"
     )
     mining: Literal["none", "hardest", "semi_hard", "margin"] = Field(
-        "none", description="which negatives of a batch count: all; the hardest, semi-hard or near ones of each row"
+        "none", description="which negatives count: all; the hardest, the semi-hard or the near ones of each row"
     )
     mining_margin: float = Field(0.2, ge=0, le=2, description="semi_hard, margin: scores this far below the positive")
     mining_count: int = Field(1, ge=1, description="hardest: negatives of each row")
@@ -185,6 +185,12 @@ class LossSection(Section):
         (), strict=False, description="lengths of prefixes that must work alone (arXiv:2205.13147); the whole one too"
     )
     tile_size: int | None = Field(None, ge=1, description="logits held at once are this number squared; null: chosen")
+    margin: float = Field(0.2, ge=0, description="triplet: how much nearer the positive must be, in units of distance")
+    distance: Literal["euclidean", "squared_euclidean", "cosine"] = Field("euclidean", description="triplet: of what")
+    redundancy_weight: float = Field(5e-3, ge=0, description="barlow_twins: of correlations between dimensions")
+    invariance: float = Field(25.0, ge=0, description="vicreg: weight of the distance within pairs")
+    variance: float = Field(25.0, ge=0, description="vicreg: weight of dimensions that vary too little")
+    covariance: float = Field(1.0, ge=0, description="vicreg: weight of covariances between dimensions")
 
     @model_validator(mode="after")
     def _knows_its_options(self) -> LossSection:
@@ -193,6 +199,8 @@ class LossSection(Section):
                 continue
             knowing = ", ".join(name for name, options in LOSS_OPTIONS.items() if option in options)
             raise ValueError(f"loss.{option} is not known to loss.name={self.name}; it is to {knowing}")
+        if self.name == "triplet" and self.mining == "margin":
+            raise ValueError("loss.mining=margin is not known to loss.name=triplet; want none, hardest or semi_hard")
         if self.hardness_schedule != "constant" and self.hardness == 0:
             raise ValueError(f"loss.hardness_schedule={self.hardness_schedule} needs loss.hardness, which it grows to")
         return self
@@ -204,15 +212,19 @@ class LossSection(Section):
         return {option: value for option, value in values.items() if value != type(self).model_fields[option].default}
 
 
-_POOL_OPTIONS = (
-    *("label_smoothing", "false_negative_margin", "hardness", "tau_plus", "mining", "mining_margin", "mining_count"),
-    *("matryoshka_dims", "tile_size"),
-)
+_CHOICE = ("false_negative_margin", "mining", "mining_margin", "mining_count", "matryoshka_dims", "tile_size")
 # Loss -> the keys of this section that it takes, under the same names; an option of another loss is an error.
 LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
-    "info_nce": _POOL_OPTIONS,
-    "sigmoid": _POOL_OPTIONS,
+    "info_nce": ("label_smoothing", "hardness", "tau_plus", *_CHOICE),
+    "sigmoid": ("label_smoothing", "hardness", *_CHOICE),
+    "dcl": (),
+    "nt_xent": (),
+    "triplet": ("mining", "margin", "distance"),
+    "barlow_twins": ("redundancy_weight",),
+    "vicreg": ("invariance", "variance", "covariance"),
 }
+# The losses that take negatives beside the rows of the batch: hard ones, and a queue.
+LOSSES_WITH_NEGATIVES = ("info_nce", "sigmoid")
 
 
 # What a sigmoid loss starts from where the recipe does not say (Zhai et al. 2023, arXiv:2303.15343, section 3.2).
@@ -396,6 +408,22 @@ class Recipe(Section):
             values = ", ".join(f"model.{key}={value:g}" for key, value in start.items())
             log.info("loss.name=sigmoid starts from %s, as SigLIP does (arXiv:2303.15343)", values)
         return {**tree, "model": {**start, **model}}
+
+    @model_validator(mode="after")
+    def _negatives_fit_the_loss(self) -> Recipe:
+        counts = ("captions_per_row", "images_per_row", "queue_size")
+        used = next((key for key in counts if getattr(self.negatives, key) > 0), None)
+        if used is None:
+            return self
+        if self.loss.name not in LOSSES_WITH_NEGATIVES:
+            raise ValueError(
+                f"negatives.{used} is not known to loss.name={self.loss.name}; it is to {', '.join(LOSSES_WITH_NEGATIVES)}"
+            )
+        if self.loss.positives != "group":
+            raise ValueError(
+                f"negatives.{used} needs loss.positives=group: a negative that belongs to a row is known by its group"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sigmoid_needs_a_bias(self) -> Recipe:

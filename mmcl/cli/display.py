@@ -61,7 +61,7 @@ class TrainingDisplay:
     def step(self, record: dict[str, Any], *, total_steps: int) -> None:
         """One step of training."""
         status = (
-            f"loss {record['loss']:.3f} (chance {record['chance_loss']:.2f})  scale {record['logit_scale']:.1f}  "
+            f"loss {record['loss']:.3f}{_chance(record.get('chance_loss'))}  scale {record['logit_scale']:.1f}  "
             f"{record['pairs_per_second']:.0f} pairs/s"
         )
         if self._bar is not None:
@@ -104,13 +104,17 @@ class TrainingDisplay:
             self.console.print(f"{title}: {done}/{total}", markup=False, soft_wrap=True)
 
 
+def _chance(loss: float | None) -> str:
+    return "" if loss is None else f" (chance {loss:.2f})"
+
+
 def closing_table(run: TrainingRun, console: Console) -> None:
     """Print how a run ended and what its best model is worth."""
     progress = run.result.progress
     table = Table(title=f"{escape(run.recipe.name)}: {run.result.stopped_by}", show_header=False)
     first, last = progress.first_loss, progress.smooth_loss
     if first is not None and last is not None:
-        table.add_row("loss", f"{first:.3f} -> {last:.3f} (chance {run.result.chance_loss:.2f})")
+        table.add_row("loss", f"{first:.3f} -> {last:.3f}{_chance(run.result.chance_loss)}")
     table.add_row(
         "steps, time", f"{progress.step}, {progress.seconds:.0f} s ({run.result.pairs_per_second:.0f} pairs/s)"
     )

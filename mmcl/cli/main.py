@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmcl.cli.data import app as data_app
 from mmcl.cli.evaluate import app as eval_app
 from mmcl.cli.memory import keep_freed_memory
 from mmcl.cli.recipes import app as recipes_app
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command("train", no_args_is_help=True)(train)
 app.add_typer(eval_app, name="eval")
+app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
 
 

@@ -149,7 +149,7 @@ def _column(dataset: ImageTextDataset, name: str, key: str) -> Lists:
         own = "name yours with data.columns.negatives, or " if name == "negatives" else ""
         raise ConfigError(
             f"negatives.{key} is above 0, but {dataset.name} has no column {name!r} (it has "
-            f"{', '.join(dataset.table.column_names)}); {own}make it with `mmcl data mine`"
+            f"{', '.join(dataset.table.column_names)}); {own}mine a file of them (mmcl data mine) and give it as data.negatives"
         )
     return Lists(dataset.table[name])
 

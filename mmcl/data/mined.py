@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.errors import DataError
+from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
 
 log = get_logger(__name__)
@@ -45,6 +45,23 @@ def row_fingerprint(dataset: ImageTextDataset) -> str:
         digest.update("\x1f".join(texts).encode())
         digest.update(b"\x1e")
     return digest.hexdigest()[:16]
+
+
+def check_mined_path(path: str | Path) -> Path:
+    """Refuse a file of mined negatives that could not be written, before the work is done and not after it.
+
+    Raises:
+        ConfigError: it does not end in .parquet, or its folder is missing or not writable.
+    """
+    path = Path(path).expanduser()
+    folder = path.absolute().parent
+    if path.suffix != ".parquet" or path.is_dir():
+        raise ConfigError(f"--out {path}: negatives are written as Parquet; name a file that ends in .parquet")
+    if not folder.is_dir():
+        raise ConfigError(f"--out {path}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"--out {path}: its folder cannot be written (no permission)")
+    return path
 
 
 def write_mined(path: Path, table: pa.Table, about: dict[str, Any]) -> None:
@@ -109,8 +126,9 @@ def join_mined(dataset: ImageTextDataset, path: str | Path) -> ImageTextDataset:
     if mined.num_rows != len(dataset) or about["fingerprint"] != wanted:
         raise DataError(
             f"{path} holds negatives for {mined.num_rows} rows of {about['data']} (fingerprint "
-            f"{about['fingerprint']}); wanted {dataset.name} with {len(dataset)} rows (fingerprint {wanted}): rows, captions, groups or their "
-            f"order differ; mine again: mmcl data mine {about['model']} {dataset.name} -o {path}"
+            f"{about['fingerprint']}); wanted {dataset.name} with {len(dataset)} rows (fingerprint {wanted}): rows, "
+            f"captions, groups or their order differ; mine again: mmcl data mine {about['model']} {dataset.name} "
+            f"-o {path}"
         )
     captions = mined["negatives"]
     if dataset.has("negatives"):

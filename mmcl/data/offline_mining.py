@@ -91,7 +91,6 @@ def mine_dataset(
     out: Path,
     *,
     model: str,
-    model_key: str,
     plan: MiningPlan,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
@@ -106,8 +105,7 @@ def mine_dataset(
         dataset: the rows.
         embed: the model.
         out: a ``.parquet`` file.
-        model: the model's name, kept with the file.
-        model_key: changes when the model does.
+        model: the model's reference, kept with the file. Where it names files, these tell when the model changes.
         plan: what is mined.
         progress: told how far it is.
 
@@ -118,7 +116,7 @@ def mine_dataset(
         DataError: no image can be read, or the files cannot be written.
         ShapeError: an embedding is not finite.
     """
-    job = _Job(dataset, embed, out, model_key=f"{model}\x1f{model_key}", progress=progress)
+    job = _Job(dataset, embed, out, model=model, progress=progress)
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         job.embed_all()
@@ -157,11 +155,12 @@ class _Job:
     """One mining: its captions and groups, its embeddings on disk, its searches."""
 
     def __init__(
-        self, dataset: ImageTextDataset, embed: Embed, out: Path, *, model_key: str, progress: ProgressCallback | None
+        self, dataset: ImageTextDataset, embed: Embed, out: Path, *, model: str, progress: ProgressCallback | None
     ) -> None:
         self.dataset, self.embed, self._progress = dataset, embed, progress
         self.known = caption_groups(dataset)
-        key = hashlib.sha256("\x1f".join([str(LAYOUT), model_key, dataset.fingerprint()]).encode()).hexdigest()[:16]
+        parts = [str(LAYOUT), model, _files_of(model), dataset.fingerprint()]
+        key = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
         self.folder = out.with_name(f"{out.name}.partial") / key
 
     def _tell(self, title: str, done: int, total: int) -> None:
@@ -271,9 +270,7 @@ class _Job:
             tile=_tile(candidates.device),
         )
         found = mined.indices.cpu()
-        return dataclasses.replace(
-            mined, indices=torch.from_numpy(self.readable)[found].masked_fill(found < 0, -1)
-        )
+        return dataclasses.replace(mined, indices=torch.from_numpy(self.readable)[found].masked_fill(found < 0, -1))
 
     def _owned(self, rows: np.ndarray) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The embeddings of the rows' captions with the place in ``rows`` of each, and their (b, d) means."""
@@ -316,6 +313,14 @@ class _Job:
             counts |= {f"{what}_mined": int((found.indices >= 0).sum()), f"{what}_rows_short": short}
             counts |= {f"{what}_{reason}": int(number) for reason, number in zip(_REASONS, found.left_out)}
         return counts
+
+
+def _files_of(model: str) -> str:
+    """Names, sizes and times of the files that a model reference names; empty where it names none, as on the Hub."""
+    path = Path(model.partition(":")[2] if model.startswith("vectors:") else model).expanduser()
+    files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+    stats = ((file, file.stat()) for file in files if file.is_file() and "checkpoints" not in file.parts)
+    return json.dumps([[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats])
 
 
 def _tile(device: torch.device) -> tuple[int, int]:

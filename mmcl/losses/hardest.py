@@ -21,12 +21,12 @@ def hardest_windows(
     *,
     count: int,
     within: Window | None,
-) -> list[Window]:
+) -> list[Window | None]:
     """A window for each direction that lets a row's ``count`` hardest negatives count, ties with the last included.
 
     Args:
-        compared: for each direction the comparisons whose rows it has; where the second direction lacks its first one
-            it is the columns of the first's.
+        compared: for each direction the comparisons whose rows it has; where ``sweep.both``, the columns of the very
+            first one are the second direction's too.
         batch: scale and bias.
         sweep: the tiles must be those of the loss: the same product in another tile may differ in its last bit, and
             the last of the hardest be lost.
@@ -45,6 +45,9 @@ def hardest_windows(
                 best[1] = _top(best[1], columns, count)
     windows = []
     for found in best:
+        if found is None:
+            windows.append(within)
+            continue
         lowest = found[:, -1] if found.shape[1] == count else torch.full_like(found[:, -1], -torch.inf)
         window = Window(low=lowest)
         windows.append(window if within is None else window.intersected(within))
@@ -58,7 +61,6 @@ def _largest(
     x, y, candidates = comparison.rows, comparison.columns, comparison.candidates
     products = TileProducts(x, y, batch.scale, batch.bias)
     shape = tile_shape(len(x), len(y), device=x.device, tile_size=sweep.tile_size)
-    rows: list[Tensor | None] = [None] * len(x)
     found: dict[tuple[int, int], Tensor] = {}
     for tile in tiles(len(x), len(y), shape):
         logits = products.logits(tile)

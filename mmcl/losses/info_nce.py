@@ -116,7 +116,7 @@ def info_nce(
     check_range("hardness", hardness, 0)
     check_rows("weights", weights, len(image))
     with torch.autocast(image.device.type, enabled=False):  # float32, wherever this is called
-        if _is_small_and_plain(batch) and not (
+        if tile_size is None and _is_small_and_plain(batch) and not (
             label_smoothing or mining or hardness or tau_plus or matryoshka_dims or false_negative_margin is not None
         ):
             rows = _whole(batch)
@@ -155,7 +155,7 @@ def _whole(batch: PairBatch) -> Tensor:
         negatives = [sums.log() + top for sums in negatives]
     else:
         negatives = [logits.logsumexp(1), logits.logsumexp(0)]
-    return sum(F.softplus(sums - own) for sums in negatives) / 2
+    return -sum(F.logsigmoid(own - sums) for sums in negatives) / 2
 
 
 def _both_directions(
@@ -209,7 +209,7 @@ def _cross_entropies(found: RowStatistics, batch: PairBatch, *, label_smoothing:
         bias = 0 if batch.bias is None else batch.bias
         negatives = _debiased(negatives, found, tau_plus, floor=bias - batch.scale)
     # The same as log(sum of all) - positives, but what is told apart well keeps its digits and never falls below 0.
-    losses = F.softplus(negatives - found.positives) + found.spread
+    losses = found.spread - F.logsigmoid(found.positives - negatives)
     if not label_smoothing:
         return losses
     mean_positive = found.positives - found.spread

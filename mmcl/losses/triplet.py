@@ -38,7 +38,7 @@ def triplet(
     - "semi_hard": the nearest negative that is farther than the positive, averaged over rows; where none is farther,
       the farthest negative, so that collapsed embeddings still cost the margin.
 
-    Rows without a negative do not count; where no row has one the loss is 0, with zero gradient.
+    A single row, and a batch of one group, have no negatives: 0, with zero gradient.
 
     Args:
         anchor: (b, d) embeddings, floating; half precision is widened to float32.
@@ -88,13 +88,13 @@ def triplet(
             return (to_positive - row_distances(anchor, negative, distance) + margin).relu().mean()
         anchor, positive = widened(anchor, positive)
         groups = torch.arange(len(anchor), device=anchor.device) if group_ids is None else group_ids
-        direction = _all_negatives if mining == "all" else _mined_negatives
-        forth = direction(anchor, positive, groups, margin, mining, distance)
-        back = direction(positive, anchor, groups, margin, mining, distance)
-        return (forth + back) / 2
+        directions = ((anchor, positive), (positive, anchor))
+        if mining == "all":
+            return sum(_all_negatives(*pair, groups, margin, distance) for pair in directions) / 2
+        return sum(_mined_negatives(*pair, groups, margin, mining, distance) for pair in directions) / 2
 
 
-def _all_negatives(anchor: Tensor, positive: Tensor, groups: Tensor, margin: float, _: str, distance: str) -> Tensor:
+def _all_negatives(anchor: Tensor, positive: Tensor, groups: Tensor, margin: float, distance: str) -> Tensor:
     def block_sum(block: slice, anchor: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
         distances = pairwise_distances(anchor[block], positive, distance)  # (r, b)
         negatives = groups[block, None] != groups
@@ -109,16 +109,16 @@ def _all_negatives(anchor: Tensor, positive: Tensor, groups: Tensor, margin: flo
 def _mined_negatives(
     anchor: Tensor, positive: Tensor, groups: Tensor, margin: float, mining: str, distance: str
 ) -> Tensor:
-    chosen, exists = _choose(anchor, positive, groups, mining, distance)
+    chosen = _choose(anchor, positive, groups, mining, distance)
     to_negative = row_distances(anchor, positive[chosen], distance)
     hinges = (row_distances(anchor, positive, distance) - to_negative + margin).relu()
-    return hinges.masked_fill(~exists, 0.0).sum() / exists.sum().clamp(min=1)
+    return hinges.mean() * (groups != groups[0]).any()  # of two groups, every row has a negative
 
 
 @torch.no_grad()
-def _choose(anchor: Tensor, positive: Tensor, groups: Tensor, mining: str, distance: str) -> tuple[Tensor, Tensor]:
-    """(b,) row of ``positive`` that is each anchor's negative, and (b,) whether it has any."""
-    chosen, exists = [], []
+def _choose(anchor: Tensor, positive: Tensor, groups: Tensor, mining: str, distance: str) -> Tensor:
+    """(b,) row of ``positive`` that is each anchor's negative; any row where it has none."""
+    chosen = []
     for block in row_blocks(len(anchor), len(anchor), anchor.device):
         distances = pairwise_distances(anchor[block], positive, distance)  # (r, b)
         negatives = groups[block, None] != groups
@@ -129,5 +129,4 @@ def _choose(anchor: Tensor, positive: Tensor, groups: Tensor, mining: str, dista
             nearest = distances.masked_fill(~farther, torch.inf).argmin(1)
             farthest = distances.masked_fill(~negatives, -torch.inf).argmax(1)
             chosen.append(torch.where(farther.any(1), nearest, farthest))
-        exists.append(negatives.any(1))
-    return torch.cat(chosen), torch.cat(exists)
+    return torch.cat(chosen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +28,8 @@ class ImageTextObjective(nn.Module):
     Args:
         model: the dual encoder.
         loss: ``loss(image, text, logit_scale, *, logit_bias, group_ids, gathered, offset, **loss_options) -> ()``; where
-            there are further negatives also ``negative_text``, ``negative_text_groups`` and the same of images.
+            there are further negatives, of any process, also ``negative_text``, ``negative_text_groups`` and the same of
+            images.
         use_groups: whether rows of one group are positives of one another.
         negatives: the size of the queue, and the momentum of its encoders.
         hardness: the loss's option of that name, where it changes over the run.
@@ -84,10 +84,11 @@ class ImageTextObjective(nn.Module):
     def loss(self, embeddings: Embeddings) -> dict[str, Tensor]:
         """Judge embeddings; runs no encoder. ``{"loss": (), "logit_scale": ()}``, and ``hardness`` where it changes."""
         everyone = embeddings.gathered or embeddings
+        negatives = self._negatives_of(everyone)
         if self.queue is not None:
             self._keys = (everyone.key_image, everyone.key_text, everyone.group_ids)
-            embeddings, everyone = self._with_queue(embeddings), self._with_queue(everyone)
-        self._seen = (len(everyone.image), _number(everyone.negative_text), _number(everyone.negative_image))
+        further = (len(negatives.get(name, ())) for name in ("negative_text", "negative_image"))
+        self._seen = (len(everyone.image), *further)
         options = dict(self._loss_options)
         if self.hardness is not None:
             options["hardness"] = float(self.hardness.value)
@@ -97,9 +98,9 @@ class ImageTextObjective(nn.Module):
             embeddings.logit_scale,
             logit_bias=embeddings.logit_bias,
             group_ids=embeddings.group_ids if self._use_groups else None,
-            gathered=None if embeddings.gathered is None else everyone,
+            gathered=embeddings.gathered,
             offset=embeddings.offset,
-            **_negatives_of(embeddings),
+            **negatives,
             **options,
         )
         terms = {"loss": value, "logit_scale": embeddings.logit_scale.detach().reshape(())}
@@ -133,29 +134,16 @@ class ImageTextObjective(nn.Module):
         _, captions, images = self._seen
         return (self._chance(batch_size + captions) + self._chance(batch_size + images)) / 2
 
-    def _with_queue(self, embeddings: Embeddings) -> Embeddings:
-        """The same with the queue's pairs behind the hard negatives."""
-        if len(self.queue) == 0:
-            return embeddings
-        groups = self.queue.group_ids
-        return dataclasses.replace(
-            embeddings,
-            negative_text=_joined(embeddings.negative_text, self.queue.text),
-            negative_text_groups=_joined(embeddings.negative_text_groups, groups),
-            negative_image=_joined(embeddings.negative_image, self.queue.image),
-            negative_image_groups=_joined(embeddings.negative_image_groups, groups),
-        )
-
-
-def _number(rows: Tensor | None) -> int:
-    return 0 if rows is None else len(rows)
-
-
-def _joined(rows: Tensor | None, more: Tensor) -> Tensor:
-    return more if rows is None else torch.cat([rows, more])
-
-
-def _negatives_of(embeddings: Embeddings) -> dict[str, Tensor]:
-    """The keyword arguments for what there is of further negatives."""
-    names = ("negative_text", "negative_text_groups", "negative_image", "negative_image_groups")
-    return {name: value for name in names if (value := getattr(embeddings, name)) is not None}
+    def _negatives_of(self, everyone: Embeddings) -> dict[str, Tensor]:
+        """The loss's arguments for further negatives: those of all processes, and the queue, which all have alike."""
+        found = {}
+        for side in ("text", "image"):
+            for suffix, queued in (("", f"{side}"), ("_groups", "group_ids")):
+                name = f"negative_{side}{suffix}"
+                rows = getattr(everyone, name)
+                parts = [] if rows is None else [rows]
+                if self.queue is not None and len(self.queue) > 0:
+                    parts.append(getattr(self.queue, queued))
+                if parts:
+                    found[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return found

@@ -14,8 +14,12 @@ class LossWatch:
     """A smoothed loss and what it says.
 
     Args:
-        batch_size: rows of a whole step; chance is their logarithm.
+        batch_size: rows of a whole step; chance is their logarithm, until it is set otherwise.
         warmup_steps: no verdict on a stuck loss before they are over.
+
+    Attributes:
+        chance: the loss of a model that cannot tell pairs apart. None where the loss has no such value: its start then
+            says what is high, and nothing says that it is stuck.
     """
 
     SMOOTHING = 0.95
@@ -23,10 +27,11 @@ class LossWatch:
     STUCK_AFTER = 200  # steps behind the warm-up before it may be called stuck
 
     def __init__(self, *, batch_size: int, warmup_steps: int) -> None:
-        self.chance = math.log(batch_size)
+        self.chance: float | None = math.log(batch_size)
         self.warmup_steps = warmup_steps
         self.average: float | None = None
         self.lowest = math.inf
+        self.first = math.nan
         self.steps = 0
         self.warned = False
 
@@ -35,24 +40,24 @@ class LossWatch:
         if not math.isfinite(loss):
             return f"the loss is {loss}."
         self.steps += 1
-        self.average = loss if self.average is None else self.SMOOTHING * self.average + (1 - self.SMOOTHING) * loss
+        if self.average is None:
+            self.average = self.first = loss
+        self.average = self.SMOOTHING * self.average + (1 - self.SMOOTHING) * loss
         self.lowest = min(self.lowest, self.average)
-        ceiling = 3 * max(self.chance, self.lowest)
+        ceiling = 3 * max(self.first if self.chance is None else self.chance, self.lowest)
         if self.steps > self.PATIENCE and self.average > ceiling:
-            return (
-                f"the loss has diverged: {self.average:.2f} on average, chance is ln(batch) = {self.chance:.2f} and it "
-                f"had been {self.lowest:.2f}."
-            )
+            start = f"it began at {self.first:.2f}" if self.chance is None else f"chance is {self.chance:.2f}"
+            return f"the loss has diverged: {self.average:.2f} on average, {start} and it had been {self.lowest:.2f}."
         self._warn_when_stuck(step)
         return None
 
     def _warn_when_stuck(self, step: int) -> None:
         late = step >= self.warmup_steps + self.STUCK_AFTER
-        if self.warned or not late or self.average < 0.98 * self.chance:
+        if self.warned or not late or self.chance is None or self.average < 0.98 * self.chance:
             return
         self.warned = True
         log.warning(
-            "step %d: the loss is still %.2f, which is chance (ln(batch) = %.2f): the model cannot tell the pairs "
+            "step %d: the loss is still %.2f, which is chance (%.2f): the model cannot tell the pairs "
             "apart yet. Common causes: a learning rate too high (embeddings collapse) or too low, captions that repeat "
             "within a batch (give them a group), images and captions that do not belong together",
             step,
@@ -62,9 +67,10 @@ class LossWatch:
 
     def state_dict(self) -> dict[str, Any]:
         """What resume needs."""
-        return {"average": self.average, "lowest": self.lowest, "steps": self.steps, "warned": self.warned}
+        names = ("average", "lowest", "first", "steps", "warned")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict``."""
-        self.average, self.lowest = state["average"], state["lowest"]
+        self.average, self.lowest, self.first = state["average"], state["lowest"], state["first"]
         self.steps, self.warned = state["steps"], state["warned"]

@@ -18,7 +18,7 @@ from mmcl.training.gather import world_size
 # rows keep is measured, and only part of what is free is planned with.
 PROBE_ROWS = 16
 SPARE_SHARE = 0.2  # of the free memory, left to the data, the loss and other programs
-BACKWARD_FACTOR = 1.5  # peak of a backward pass over what the forward pass keeps
+BACKWARD_FACTOR = 2.0  # peak of a backward pass over what the forward pass keeps; recomputed layers count here, too
 
 _PHRASES = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
 

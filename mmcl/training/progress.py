@@ -48,7 +48,7 @@ class TrainingResult:
         pairs_per_second: over the whole run, reading included, evaluations and checkpoints left out.
         peak_memory_mb: of the main process (CPU), or allocated (GPU).
         evaluations: every evaluation, in order, with its step.
-        chance_loss: the loss of a model that cannot tell pairs apart, ln(batch).
+        chance_loss: the loss of a model that cannot tell pairs apart, at the last step; None where the loss has none.
     """
 
     progress: Progress
@@ -57,7 +57,7 @@ class TrainingResult:
     pairs_per_second: float = 0.0
     peak_memory_mb: float = 0.0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
-    chance_loss: float = 0.0
+    chance_loss: float | None = None
 
     @property
     def interrupted(self) -> bool:

@@ -28,6 +28,10 @@ class Objective(Protocol):
 
     def after_step(self, *, loss: float, done: float) -> None: ...
 
+    def chance_loss(self, batch_size: int) -> float | None:
+        """The last loss's value if the model could not tell pairs apart; None where it has none."""
+        ...
+
 
 class Reader(Protocol):
     """Row numbers to a batch.

@@ -234,6 +234,7 @@ class Trainer:
             self._stop_on(f"{error}.", math.nan, batch)
             raise
         loss = self._average(terms["loss"] * process_weight(sizes))
+        chance = self.watch.chance = self.objective.chance_loss(sum(sizes))
         self._stop_on(self.watch.complaint(loss, step=progress.step), loss, batch)
         limit = self.recipe.train.max_grad_norm
         grad_norm = float(self.accelerator.clip_grad_norm_(self._trained, math.inf if limit is None else limit))
@@ -252,7 +253,7 @@ class Trainer:
             "step": progress.step,
             "epoch": round(progress.fractional_epoch(len(self.batches)), 4),
             "loss": loss,
-            "chance_loss": math.log(sum(sizes)),
+            **({} if chance is None else {"chance_loss": chance}),
             **{name: float(value) for name, value in terms.items() if name != "loss"},
             "lr": self.optimizer.param_groups[0]["base_lr"] * factor,
             "grad_norm": grad_norm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from functools import cache
@@ -251,6 +252,73 @@ def test_binding_foils_are_missing_only_where_the_swap_would_change_the_number_o
     for first, second in pairs:
         swapped = {(second[3], first[4]), (first[3], second[4])}
         assert len(swapped & UNSEEN_COMBINATIONS) != len({first[3:], second[3:]} & UNSEEN_COMBINATIONS)
+
+
+# Negatives: false in the true captions' words.
+
+
+@pytest.mark.parametrize("split", ["train", *GALLERIES])
+def test_negatives_are_false_in_the_words_of_a_true_caption(split):
+    data = shapes(split, 1_000 if split == "train" else 300)
+    kinds: Counter[str] = Counter()
+    for texts, negatives in zip(data.column("texts"), data.column("negatives")):
+        truth = parse(texts[0])
+        assert len(set(negatives)) == len(negatives)
+        for negative in negatives:
+            false = parse(negative)
+            assert false != truth
+            assert unseen(false) == unseen(truth)
+            # One word is another, or two have changed places, in the words of one of the row's own captions.
+            exchanged = min(
+                ([(a, b) for a, b in zip(text.split(), negative.split()) if a != b] for text in texts), key=len
+            )
+            said = texts[[len(text.split()) for text in texts].index(len(negative.split()))]
+            assert len(said.split()) == len(negative.split())
+            if {frozenset(pair) for pair in exchanged} <= OPPOSITES:
+                kinds["relation"] += 1
+                assert len(exchanged) == 1
+                assert (truth[0], truth[1], truth[2]) == (false[2], false[1], false[0])
+            elif len(exchanged) == 2:
+                kinds["binding"] += 1
+                assert exchanged[0] == exchanged[1][::-1]
+                assert differences(truth, false) == {"colour 0", "colour 1"}
+            else:
+                assert len(exchanged) == 1
+                changed = differences(truth, false)
+                assert len(changed) == 1
+                kinds[next(iter(changed)).split()[0]] += 1
+    assert set(kinds) == {"colour", "shape", "texture", "count", "relation", "binding"}
+    pairs = sum(label is None for label in data.column("label"))
+    assert kinds["relation"] == 2 * pairs
+    assert kinds["binding"] > 0.8 * pairs  # there is none where the exchange changes how many are unseen
+    assert min(kinds[kind] for kind in ("colour", "shape", "texture")) > 0.4 * len(data)
+
+
+def test_negatives_cannot_be_told_from_captions_by_their_wording():
+    """Every word stands about as often in negatives as in true captions: of scenes of two kinds, whose captions
+    negatives draw on unequally, and of one."""
+    data = shapes("train", 1_000)
+    for is_pair in (False, True):
+        rows = [row for row in range(len(data)) if (data.value("label", row) is None) == is_pair]
+        true = Counter(word for row in rows for text in data.texts(row) for word in text.split())
+        false = Counter(word for row in rows for text in data.value("negatives", row) for word in text.split())
+        assert true.keys() == false.keys()
+        ratio = sum(false.values()) / sum(true.values())
+        frequent = [word for word, count in true.items() if count > 300]
+        assert len(frequent) > 12
+        for word in set(frequent) - {"two", "three", "a"}:  # counts of one are never exchanged
+            assert 0.8 < false[word] / true[word] / ratio < 1.25, word
+
+
+def test_negatives_are_drawn_beside_everything_else():
+    """What was drawn before there were negatives is what it was."""
+    data = shapes("train", 70)
+    told = [[data.value(name, row) for name in ("texts", "foils", "group", "tags")] for row in range(70)]
+    assert hashlib.sha256(repr(told).encode()).hexdigest()[:16] == "b5ac50ef0fe9952c"
+    taught = {negative for negatives in data.column("negatives") for negative in negatives}
+    judged = {foil["foil"] for foils in data.column("foils") for foil in foils}
+    assert taught - judged
+    assert judged - taught
 
 
 # Pictures: what captions say, read off the pixels without knowing how they were drawn.

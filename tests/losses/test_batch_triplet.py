@@ -26,7 +26,8 @@ def unit(seed: int, count: int = ROWS) -> Tensor:
 
 def naive(x: Tensor, groups: list[int], *, margin: float, mining: str, distance: str) -> Tensor:
     """All triplets by loops."""
-    between = {(i, j): row_distances(x[i : i + 1], x[j : j + 1], distance)[0] for i in range(len(x)) for j in range(len(x))}
+    every = range(len(x))
+    between = {(i, j): row_distances(x[i : i + 1], x[j : j + 1], distance)[0] for i in every for j in every}
     hinges = []
     for a in range(len(x)):
         positives = [between[a, p] for p in range(len(x)) if p != a and groups[p] == groups[a]]
@@ -34,13 +35,14 @@ def naive(x: Tensor, groups: list[int], *, margin: float, mining: str, distance:
         if not positives or not negatives:
             continue
         if mining == "hardest":
-            hinges.append(torch.clamp(max(positives, key=float) - min(negatives, key=float) + margin, min=0))
+            gap = max(positives, key=Tensor.item) - min(negatives, key=Tensor.item)
+            hinges.append(torch.clamp(gap + margin, min=0))
         for p in positives:
             if mining == "all":
                 hinges += [p - n + margin for n in negatives if p - n + margin > 0]
             if mining == "semi_hard":
                 farther = [n for n in negatives if n > p]
-                chosen = min(farther, key=float) if farther else max(negatives, key=float)
+                chosen = min(farther, key=Tensor.item) if farther else max(negatives, key=Tensor.item)
                 hinges.append(torch.clamp(p - chosen + margin, min=0))
     return sum(hinges, 0 * x.sum()) / max(1, len(hinges))
 

@@ -91,11 +91,11 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("start") / "run", *overrides, processes=1)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(("processes", "micro"), [(2, "null"), (3, "null"), (1, "3"), (2, "3"), (3, "auto")])
 def test_gradients_equal_one_process_on_the_whole_batch(
-    tmp_path: Path, one_process: Path, untrained: Path, processes: int
+    tmp_path: Path, one_process: Path, untrained: Path, processes: int, micro: str
 ) -> None:
-    run = trained(tmp_path / "run", *ONE_GRADIENT, processes=processes)
+    run = trained(tmp_path / "run", *ONE_GRADIENT, f"train.micro_batch_size={micro}", processes=processes)
     moved = changes(one_process, untrained)
     for part in ("model.image.tower", "model.image.head", "model.text.tower", "model.text.head"):
         assert max(size for name, size in moved.items() if name.startswith(part)) > 1e-3, part
@@ -106,7 +106,7 @@ def test_gradients_equal_one_process_on_the_whole_batch(
 
 
 def without_negatives_of_others() -> None:
-    import mmcl.training.trainer as module
+    import mmcl.training.gradients as module
 
     module.gather_embeddings = lambda embeddings, sizes: embeddings
 
@@ -123,7 +123,8 @@ def test_a_lesser_gather_gives_other_gradients(tmp_path: Path, one_process: Path
     assert max(changes(run, one_process).values()) > 1e-3
 
 
-def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("micro", ["null", "3"])
+def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path, micro: str) -> None:
     """The script itself: uneven batches, EMA, a tower that thaws in the middle of an epoch, evaluations, clipping."""
     overrides = (
         "data.path=shapes?train=45&validation=24&test=24&image_size=32",
@@ -138,8 +139,10 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
         STEADY,
     )
     for processes, name in ((1, "one"), (2, "two")):
-        arguments = script_arguments(tmp_path / name, *overrides)
-        results = in_children(train_script, *arguments, envs=rank_envs(processes))
+        pieces = f"train.micro_batch_size={micro if name == 'two' else 'null'}"
+        results = in_children(
+            train_script, *script_arguments(tmp_path / name, *overrides, pieces), envs=rank_envs(processes)
+        )
         for code, output in results:
             assert code == 0, output
     one, two = metric_records(tmp_path / "one"), metric_records(tmp_path / "two")
@@ -192,7 +195,8 @@ def write_folder(folder: Path, *, corrupt: set[int], rows: int = 20) -> Path:
     return folder
 
 
-def test_rows_skipped_on_one_process_are_skipped_for_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("micro", ["null", "2"])
+def test_rows_skipped_on_one_process_are_skipped_for_all(tmp_path: Path, micro: str) -> None:
     data = write_folder(tmp_path / "data", corrupt={3})
     overrides = (
         f"data.path={data}",
@@ -202,7 +206,7 @@ def test_rows_skipped_on_one_process_are_skipped_for_all(tmp_path: Path) -> None
         STEADY,
     )
     run_in_processes(1, lambda: small_run(tmp_path / "one", *overrides))
-    run_in_processes(2, lambda: small_run(tmp_path / "two", *overrides))
+    run_in_processes(2, lambda: small_run(tmp_path / "two", *overrides, f"train.micro_batch_size={micro}"))
     for name in ("one", "two"):
         skipped = [json.loads(line) for line in (tmp_path / name / "skipped.jsonl").read_text().splitlines()]
         assert [row["source"] for row in skipped] == [str(data / "03.png")]
@@ -220,6 +224,34 @@ def test_a_process_without_a_readable_row_leaves_the_batch_out_for_all(tmp_path:
     # Twelve steps are trained whatever is left out: the run goes on into a third epoch.
     assert [record["step"] for record in steps] == list(range(1, 13))
     assert steps[-1]["epoch"] > 2
+
+
+@pytest.mark.parametrize("micro", ["null", "4"])
+def test_batch_norms_are_the_main_processs_on_all(tmp_path: Path, micro: str) -> None:
+    overrides = ("model.image.head={name: mlp, norm: batch}", "train.max_steps=3", f"train.micro_batch_size={micro}")
+
+    def work() -> None:
+        seen = []
+
+        def note(objective: nn.Module, **told: float) -> None:
+            seen.append((told, [buffer.clone() for buffer in objective.buffers()]))
+
+        from mmcl.objectives.image_text import ImageTextObjective
+
+        ImageTextObjective.after_step = note
+        small_run(tmp_path / "run", *overrides)
+        torch.save(seen, tmp_path / f"{os.environ['RANK']}.pt")
+
+    run_in_processes(2, work)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    losses = [record["loss"] for record in step_records(tmp_path / "run")]
+    assert [told for told, _ in first] == [told for told, _ in second]
+    assert [told["loss"] for told, _ in first] == losses
+    assert [told["done"] for told, _ in first] == pytest.approx([1 / 3, 2 / 3, 1])
+    for (_, mine), (_, theirs) in zip(first, second):
+        assert mine
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs))
+    assert not all(torch.equal(a, b) for a, b in zip(first[0][1], first[2][1]))
 
 
 def test_fewer_rows_than_processes_is_refused(tmp_path: Path) -> None:

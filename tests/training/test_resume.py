@@ -91,6 +91,61 @@ def test_a_resumed_generator_matters(tmp_path: Path, uninterrupted: Path, monkey
     assert differences(final_state(run), final_state(uninterrupted)) != []
 
 
+def memory_for(rows: int) -> None:
+    """Text encoders run out of memory above some rows, in this process."""
+    from mmcl.models.dual_encoder import DualEncoder
+
+    own = DualEncoder.encode_text
+
+    def encode_text(self: DualEncoder, **inputs: torch.Tensor) -> torch.Tensor:
+        if len(next(iter(inputs.values()))) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(self, **inputs)
+
+    DualEncoder.encode_text = encode_text
+
+
+def test_an_automatic_micro_batch_is_the_same_when_resumed(tmp_path: Path) -> None:
+    """Found once, told once, kept: dropout depends on it, and the machine may have more memory the second time."""
+    overrides = (*EVERYTHING, "train.micro_batch_size=auto", "train.log_every=5", "evaluate.every_steps=1000")
+    whole, run, other = tmp_path / "whole", tmp_path / "run", tmp_path / "other"
+
+    def limited(folder: Path, display: AtStep | None = None) -> None:
+        memory_for(5)
+        small_run(folder, *overrides, display=display)
+
+    code, output = in_child(limited, whole)
+    assert code == 0, output
+    for folder in (run, other):
+        code, output = in_child(limited, folder, AtStep(5, kill_self))
+        assert code == -signal.SIGKILL, output
+    small_run(run, *overrides, resume=True)
+    assert differences(final_state(run), final_state(whole)) == []
+    assert final_state(run)["/progress/micro_batch_size"] == 4
+    for folder in (whole, run):
+        told = [(record["step"], record.get("micro_batch_size")) for record in step_records(folder)]
+        assert told == [(1, 4), (5, None), (10, None), (12, None)]
+    # A control: the size matters. It may be changed, too.
+    small_run(other, *overrides, "train.micro_batch_size=16", resume=True)
+    assert any(name.startswith("/weights") for name in differences(final_state(other), final_state(whole)))
+    assert [r["step"] for r in step_records(other) if r.get("micro_batch_size") == 16] == [4]
+
+
+def test_memory_that_runs_out_later_is_told_when_it_does(tmp_path: Path) -> None:
+    def limited_from_step_3() -> None:
+        small_run(
+            tmp_path / "run",
+            "train.micro_batch_size=auto",
+            "train.log_every=5",
+            display=AtStep(2, lambda: memory_for(8)),
+        )
+
+    code, output = in_child(limited_from_step_3)
+    assert code == 0, output
+    told = [(record["step"], record.get("micro_batch_size")) for record in step_records(tmp_path / "run")]
+    assert told == [(1, 16), (3, 8), (5, None), (10, None), (12, None)]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_checkpoint_and_exits_cleanly(
     tmp_path: Path, uninterrupted: Path, number: signal.Signals

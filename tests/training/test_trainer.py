@@ -106,6 +106,70 @@ def test_a_loss_that_climbs_is_called_diverged(tmp_path: Path, monkeypatch: pyte
         small_run(tmp_path / "run", "train.max_steps=100")
 
 
+# -- micro-batches -------------------------------------------------------------------------------------------------
+
+NO_NOISE = ("optimizer.options={eps: 1e-3}", "train.max_steps=3")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("train.ema.enabled=true", "model.logit_bias=-1.0"),
+        ("train.gradient_checkpointing=true",),
+        ("model.image.freeze=true", "model.text.freeze=true", "train.max_steps=4"),
+        ("model.image.freeze=true", "model.image.freeze_until_epoch=0.3"),
+    ],
+    ids=["ema", "checkpointing", "cached", "thaw"],
+)
+def test_micro_batches_change_no_weight(tmp_path: Path, more: tuple[str, ...]) -> None:
+    small_run(tmp_path / "plain", *NO_NOISE, *more)
+    small_run(tmp_path / "pieces", *NO_NOISE, *more, "train.micro_batch_size=5")
+    small_run(tmp_path / "start", *NO_NOISE, *more, "optimizer.learning_rate=1e-30")
+    plain, pieces, start = (final_weights(tmp_path / name) for name in ("plain", "pieces", "start"))
+    apart = max(float((plain[name] - pieces[name]).abs().max()) for name in plain)
+    assert apart < 1e-6
+    assert max(float((plain[name] - start[name]).abs().max()) for name in plain) > 1e-3
+
+
+def test_micro_batches_in_bf16_are_as_near_as_bf16_is(tmp_path: Path) -> None:
+    small_run(tmp_path / "full", *NO_NOISE)
+    small_run(tmp_path / "plain", *NO_NOISE, "train.precision=bf16")
+    small_run(tmp_path / "pieces", *NO_NOISE, "train.precision=bf16", "train.micro_batch_size=5")
+    full, plain, pieces = (
+        torch.cat([w.flatten() for w in final_weights(tmp_path / name).values()])
+        for name in ("full", "plain", "pieces")
+    )
+    assert 0 < float((plain - pieces).norm()) < float((plain - full).norm())
+    assert float((pieces - full).norm()) < 1.2 * float((plain - full).norm())
+
+
+def test_micro_batches_take_hard_losses_and_bad_values_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(build.LOSSES, "info_nce", lambda image, *_, **__: image.sum() * math.nan)
+    with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*train-0000"):
+        small_run(tmp_path / "nan", "train.micro_batch_size=4")
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match=r"step \d+: .*optimizer.learning_rate"):
+        small_run(tmp_path / "rate", "optimizer.learning_rate=1e36", "train.micro_batch_size=4", "evaluate.tasks=[]")
+
+
+@pytest.mark.parametrize("value", ["0", "-4", "2.5", "true", "most", "[4]"])
+def test_a_micro_batch_size_that_is_none(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"train.micro_batch_size is .*; want a number of pairs from 1, auto"):
+        small_recipe(tmp_path, f"train.micro_batch_size={value}")
+
+
+def test_memory_that_runs_out_names_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmcl.models.dual_encoder import DualEncoder
+
+    def encode_image(self: DualEncoder, **inputs: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(DualEncoder, "encode_image", encode_image)
+    for size, advice in (("null", "set train.micro_batch_size=auto"), ("8", "set a smaller one, or auto")):
+        with pytest.raises(TrainingError, match=f"memory ran out.*{advice}"):
+            small_run(tmp_path / size, f"train.micro_batch_size={size}", "evaluate.tasks=[]")
+
+
 # -- sizes and ends ------------------------------------------------------------------------------------------------
 
 
