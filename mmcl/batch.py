@@ -40,7 +40,7 @@ class HardNegatives:
     def of_rows(self, start: int, stop: int) -> HardNegatives | None:
         """The items of the rows from ``start`` to before ``stop``, their owners counted from ``start``; None: none."""
         bounds = self.owners.new_tensor([start, stop])
-        first, last = torch.searchsorted(self.owners, bounds).tolist()
+        first, last = torch.searchsorted(self.owners.contiguous(), bounds).tolist()
         if first == last:
             return None
         inputs = {key: value[first:last] for key, value in self.inputs.items()}

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from mmcl import data as data_sources
-from mmcl import losses
 from mmcl.config import EvaluateSection, Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
 from mmcl.data.caption_groups import twin_ids
@@ -27,6 +26,13 @@ from mmcl.errors import ConfigError, MmclError
 from mmcl.evaluation import FoilEvaluator, RetrievalEvaluator, ZeroShotEvaluator, load_classes, load_templates
 from mmcl.evaluation.blind import BlindEmbedder
 from mmcl.logs import get_logger
+from mmcl.losses.barlow_twins import barlow_twins
+from mmcl.losses.dcl import dcl
+from mmcl.losses.info_nce import info_nce
+from mmcl.losses.nt_xent import nt_xent
+from mmcl.losses.sigmoid import sigmoid
+from mmcl.losses.triplet import triplet
+from mmcl.losses.vicreg import vicreg
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.freezing import apply_freezing, parameter_groups
 from mmcl.models.saving import from_pretrained, save_pretrained
@@ -36,6 +42,7 @@ from mmcl.negatives.hardness import HardnessSchedule
 from mmcl.negatives.samplers import RandomBatches
 from mmcl.negatives.unique_groups import UniqueGroupBatches
 from mmcl.objectives.image_text import ImageTextObjective
+from mmcl.objectives.whole_batch import on_whole_batch
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
 from mmcl.training.checkpoint import replace_folder
 from mmcl.training.gather import broadcast_object, rank
@@ -50,9 +57,33 @@ from mmcl.training.trainer import Trainer
 
 log = get_logger(__name__)
 
-LOSSES: dict[str, Callable[..., torch.Tensor]] = {"info_nce": losses.info_nce}
-# Loss -> its value where a model cannot tell n candidates apart; a loss that is not here has no such value.
-CHANCE_LOSSES: dict[str, Callable[[float], float]] = {"info_nce": math.log}
+# loss.name -> the function; its options are the keys that config.LOSS_OPTIONS lists.
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "info_nce": info_nce,
+    "sigmoid": sigmoid,
+    "dcl": on_whole_batch(dcl, takes_temperature=True),
+    "nt_xent": on_whole_batch(nt_xent, takes_temperature=True),
+    "triplet": on_whole_batch(triplet, takes_groups=True),
+    "barlow_twins": on_whole_batch(barlow_twins, unit_variance=True),
+    "vicreg": on_whole_batch(vicreg, unit_variance=True),
+}
+LOSSES_OF_PAIRS_ALONE = ("dcl", "nt_xent", "barlow_twins", "vicreg")  # to them rows of one group are strangers
+
+
+def _sigmoid_chance(rows: int, captions: int, images: int) -> float:
+    """Every decision answered "no" as often as it is right, by one logit for all of them."""
+    decisions = rows + captions + images
+    return math.log(decisions) - (decisions - 1) * math.log1p(-1 / decisions) if decisions > 1 else 0.0
+
+
+# loss.name -> its value where a model cannot tell a batch's rows, further captions and further images apart; the others
+# have none.
+CHANCE_LOSSES: dict[str, Callable[[int, int, int], float]] = {
+    "info_nce": lambda rows, captions, images: (math.log(rows + captions) + math.log(rows + images)) / 2,
+    "sigmoid": _sigmoid_chance,
+    "dcl": lambda rows, *_: math.log(max(1, 2 * rows - 2)),
+    "nt_xent": lambda rows, *_: math.log(2 * rows - 1),
+}
 OBJECTIVES: dict[str, type[torch.nn.Module]] = {"image_text": ImageTextObjective}
 
 VOCABULARY_ROWS = 1_000_000  # rows whose captions make a tiny tower's vocabulary
@@ -413,14 +444,21 @@ def train(
 def build_objective(recipe: Recipe, model: DualEncoder) -> ImageTextObjective:
     """The training method of a recipe, around a model whose towers are frozen as at the start."""
     section = recipe.loss
+    if section.name in LOSSES_OF_PAIRS_ALONE and recipe.batches.name != "unique_groups":
+        log.info(
+            "loss.name=%s takes rows of one group for negatives of one another; batches.name=unique_groups keeps them "
+            "apart",
+            section.name,
+        )
     growing = section.hardness_schedule != "constant"
     return ImageTextObjective(
         model,
         LOSSES[section.name],
         use_groups=section.positives == "group",
         negatives=recipe.negatives,
-        hardness=HardnessSchedule(section.hardness, section.hardness_schedule) if growing else None,
-        chance=CHANCE_LOSSES.get(section.name),
+        hardness_schedule=HardnessSchedule(section.hardness, section.hardness_schedule) if growing else None,
+        # Where few negatives of a row count, nobody knows beforehand how many.
+        chance=CHANCE_LOSSES.get(section.name) if section.mining == "none" else None,
         **section.options,
     )
 

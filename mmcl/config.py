@@ -161,7 +161,9 @@ class LossSection(Section):
         "info_nce", description="info_nce: CLIP's symmetric loss; sigmoid: SigLIP's; others: see mmcl.losses"
     )
     positives: Literal["group", "pair"] = Field(
-        "group", description="group: rows of one group (or with equal captions) are positives; pair: the own pair alone"
+        "group",
+        description="group: rows of one group (or with equal captions) are positives, to triplet no negatives; pair: "
+        "the own pair alone, which is all that dcl, nt_xent, barlow_twins and vicreg know",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all candidates")
     false_negative_margin: float | None = Field(
@@ -185,8 +187,11 @@ class LossSection(Section):
         (), strict=False, description="lengths of prefixes that must work alone (arXiv:2205.13147); the whole one too"
     )
     tile_size: int | None = Field(None, ge=1, description="logits held at once are this number squared; null: chosen")
+    sigma: float | None = Field(None, gt=0, description="dcl: weight positives by their scores / sigma; null: all 1")
     margin: float = Field(0.2, ge=0, description="triplet: how much nearer the positive must be, in units of distance")
-    distance: Literal["euclidean", "squared_euclidean", "cosine"] = Field("euclidean", description="triplet: of what")
+    distance: Literal["cosine", "euclidean", "manhattan", "squared_euclidean"] = Field(
+        "euclidean", description="triplet: between embeddings"
+    )
     redundancy_weight: float = Field(5e-3, ge=0, description="barlow_twins: of correlations between dimensions")
     invariance: float = Field(25.0, ge=0, description="vicreg: weight of the distance within pairs")
     variance: float = Field(25.0, ge=0, description="vicreg: weight of dimensions that vary too little")
@@ -203,6 +208,11 @@ class LossSection(Section):
             raise ValueError("loss.mining=margin is not known to loss.name=triplet; want none, hardest or semi_hard")
         if self.hardness_schedule != "constant" and self.hardness == 0:
             raise ValueError(f"loss.hardness_schedule={self.hardness_schedule} needs loss.hardness, which it grows to")
+        if self.hardness_schedule == "loss" and self.mining != "none":
+            raise ValueError(
+                f"loss.hardness_schedule=loss measures the loss by its value at chance, and with loss.mining="
+                f"{self.mining} there is none; want linear or constant"
+            )
         return self
 
     @property
@@ -216,9 +226,9 @@ _CHOICE = ("false_negative_margin", "mining", "mining_margin", "mining_count", "
 # Loss -> the keys of this section that it takes, under the same names; an option of another loss is an error.
 LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
     "info_nce": ("label_smoothing", "hardness", "tau_plus", *_CHOICE),
-    "sigmoid": ("label_smoothing", "hardness", *_CHOICE),
-    "dcl": (),
-    "nt_xent": (),
+    "sigmoid": ("label_smoothing", "hardness", "tau_plus", *_CHOICE),
+    "dcl": ("sigma", "tile_size"),
+    "nt_xent": ("tile_size",),
     "triplet": ("mining", "margin", "distance"),
     "barlow_twins": ("redundancy_weight",),
     "vicreg": ("invariance", "variance", "covariance"),
@@ -237,9 +247,7 @@ class NegativesSection(Section):
     captions_per_row: int = Field(
         0, ge=0, description="captions of a row's column negatives that a step adds (arXiv:2210.01936); 0: none"
     )
-    images_per_row: int = Field(
-        0, ge=0, description="images of a row's column negative_rows that a step adds; 0: none"
-    )
+    images_per_row: int = Field(0, ge=0, description="images of a row's column negative_rows that a step adds; 0: none")
     queue_size: int = Field(
         0, ge=0, description="pairs of earlier steps kept as negatives of both sides (MoCo, arXiv:1911.05722); 0: none"
     )
@@ -416,9 +424,8 @@ class Recipe(Section):
         if used is None:
             return self
         if self.loss.name not in LOSSES_WITH_NEGATIVES:
-            raise ValueError(
-                f"negatives.{used} is not known to loss.name={self.loss.name}; it is to {', '.join(LOSSES_WITH_NEGATIVES)}"
-            )
+            knowing = ", ".join(LOSSES_WITH_NEGATIVES)
+            raise ValueError(f"negatives.{used} is not known to loss.name={self.loss.name}; it is to {knowing}")
         if self.loss.positives != "group":
             raise ValueError(
                 f"negatives.{used} needs loss.positives=group: a negative that belongs to a row is known by its group"
@@ -545,12 +552,14 @@ def nearest_key(key: str) -> str | None:
     """The known key most like an unknown one; None where nothing is near."""
     keys = list(known_keys())
     parent, _, leaf = key.rpartition(".")
+    same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
+    if same_leaf and not parent:  # a key without its section
+        return same_leaf[0]
     siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
     if near := difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6):
         return siblings[near[0]]
     if near := difflib.get_close_matches(key, keys, n=1, cutoff=0.6):
         return near[0]
-    same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
     return same_leaf[0] if same_leaf else None
 
 

@@ -136,7 +136,10 @@ def test_balanced_takes_the_column(vectors: str) -> None:
         ({"batches": {"name": "cluster"}}, "batches.name is 'cluster'"),
         ({"batches": {"name": "clusters"}}, "needs batches.model"),
         ({"batches": {"model": "m"}}, "batches.model goes with batches.name=clusters; batches.name is random"),
-        ({"batches": {"name": "unique_groups", "samples_per_class": 2}}, "batches.samples_per_class goes with .*balanced"),
+        (
+            {"batches": {"name": "unique_groups", "samples_per_class": 2}},
+            "batches.samples_per_class goes with .*balanced",
+        ),
         (
             {"batches": {"name": "clusters", "model": "m", "clusters_per_batch": 17}},
             "batches.clusters_per_batch is 17, more than train.batch_size .16.",
@@ -156,13 +159,17 @@ def test_what_does_not_go_together_is_told(sections: dict, named: str) -> None:
 
 
 def test_the_section_survives_its_own_file() -> None:
-    for section in ({}, {"name": "balanced", "samples_per_class": 2}, {"name": "clusters", "model": "m", "clusters": 3}):
+    for section in (
+        {},
+        {"name": "balanced", "samples_per_class": 2},
+        {"name": "clusters", "model": "m", "clusters": 3},
+    ):
         loaded = recipe(batches=section)
         assert recipe_from_tree(loaded.model_dump(mode="json"), source="again") == loaded
 
 
 @pytest.mark.parametrize("name", ["unique_groups", "clusters", "balanced"])
-def test_runs_train_and_resume_with_each(name: str, tmp_path: Path) -> None:
+def test_runs_train_with_each_and_come_out_the_same_twice(name: str, tmp_path: Path) -> None:
     data = "shapes?train=64&validation=24&test=24&image_size=32"
     section = {"name": name}
     if name == "clusters":
@@ -171,12 +178,13 @@ def test_runs_train_and_resume_with_each(name: str, tmp_path: Path) -> None:
     elif name == "balanced":
         section |= {"column": "domain", "samples_per_class": 8}
     quiet = {"at_end": False, "every_steps": 100}
-    whole = mmcl.train(recipe(data, tmp_path / "whole", batches=section, evaluate=quiet, train={"max_steps": 6}))
-    changed = {"batches": section, "evaluate": quiet, "train": {"max_steps": 6}}
-    assert whole.result.progress.step == 6
-    again = mmcl.train(recipe(data, tmp_path / "again", **changed))
-    first, second = (mmcl.load(run.folder).model.state_dict() for run in (whole, again))
+    sections = {"evaluate": quiet, "train": {"max_steps": 6}}
+    runs = [mmcl.train(recipe(data, tmp_path / number, batches=section, **sections)) for number in ("1", "2")]
+    runs.append(mmcl.train(recipe(data, tmp_path / "random", **sections)))
+    assert [run.result.progress.step for run in runs] == [6, 6, 6]
+    first, second, random = (mmcl.load(run.folder).model.state_dict() for run in runs)
     assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not all(torch.equal(first[key], random[key]) for key in first)
 
 
 def test_mined_negatives_reach_a_run(tmp_path: Path) -> None:
@@ -191,5 +199,9 @@ def test_mined_negatives_reach_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="name is None"):
         build.mine_negatives(mmcl.load(model.folder), load(f"{data}:train"), out)
     section = {"path": data, "negatives": str(out), "max_rows": 40}
-    sections = {"data": section, "negatives": {"captions_per_row": 2, "images_per_row": 1}, "evaluate": {"at_end": False}}
+    sections = {
+        "data": section,
+        "negatives": {"captions_per_row": 2, "images_per_row": 1},
+        "evaluate": {"at_end": False},
+    }
     assert mmcl.train(recipe(data, tmp_path / "run", **sections)).result.progress.step == 3

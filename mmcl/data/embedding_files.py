@@ -40,7 +40,9 @@ def stored_embeddings(
             mark.unlink(missing_ok=True)  # of a file that was removed
         if shape[0] == 0:
             return torch.empty(shape)  # nothing can be mapped
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+        unfinished = path.with_suffix(".partial")
+        np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape).flush()
+        unfinished.replace(path)
     file = np.lib.format.open_memmap(path, mode="r+")
     for start, mark in marks.items():
         stop = min(shape[0], start + CHUNK_ROWS)

@@ -147,9 +147,10 @@ def true_groups(texts: Lists, negatives: Lists, group_ids: np.ndarray) -> np.nda
 def _column(dataset: ImageTextDataset, name: str, key: str) -> Lists:
     if not dataset.has(name):
         own = "name yours with data.columns.negatives, or " if name == "negatives" else ""
+        there = ", ".join(dataset.table.column_names)
         raise ConfigError(
-            f"negatives.{key} is above 0, but {dataset.name} has no column {name!r} (it has "
-            f"{', '.join(dataset.table.column_names)}); {own}mine a file of them (mmcl data mine) and give it as data.negatives"
+            f"negatives.{key} is above 0, but {dataset.name} has no column {name!r} (it has {there}); {own}mine a file "
+            f"of them (mmcl data mine) and give it as data.negatives"
         )
     return Lists(dataset.table[name])
 

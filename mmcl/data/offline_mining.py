@@ -132,6 +132,8 @@ def mine_dataset(
         "parameters": dataclasses.asdict(plan),
         "counts": job.counts(captions, images),
     }
+    for what, found in (("captions", captions), ("images", images)):
+        job.warn_of_few(what, found)
     write_mined(out, job.table(captions, images), about)
     shutil.rmtree(out.with_name(f"{out.name}.partial"), ignore_errors=True)
     return about
@@ -309,10 +311,25 @@ class _Job:
         for what, found in (("captions", captions), ("images", images)):
             if not found.indices.shape[1]:
                 continue
-            short = int((found.indices[self.readable] < 0).any(axis=1).sum())
-            counts |= {f"{what}_mined": int((found.indices >= 0).sum()), f"{what}_rows_short": short}
+            counts |= {f"{what}_mined": int((found.indices >= 0).sum()), f"{what}_rows_short": self._short(found)}
             counts |= {f"{what}_{reason}": int(number) for reason, number in zip(_REASONS, found.left_out)}
         return counts
+
+    def _short(self, found: _Found) -> int:
+        return int((found.indices[self.readable] < 0).any(axis=1).sum())
+
+    def warn_of_few(self, what: str, found: _Found) -> None:
+        """Say so where most rows get fewer than they were to get: a weak model's limits leave nothing."""
+        short = self._short(found)
+        if 2 * short > len(self.readable):
+            log.warning(
+                "%d of %d rows get fewer wrong %s than asked for (left out: %d pairs above the margin, %d "
+                "near-duplicates); raise positive_margin or near_duplicate, or mine by a better model",
+                short,
+                len(self.readable),
+                what,
+                *found.left_out[1:].tolist(),
+            )
 
 
 def _files_of(model: str) -> str:

@@ -68,6 +68,12 @@ def load_splits(recipe: Recipe, *, progress: Callable[[str, int, int], None] | N
             dataset = join_mined(dataset, negatives)  # before rows are drawn: they were mined for all of them
         return _sample(dataset, section.max_rows, recipe.run.seed)
 
+    steps = recipe.negatives
+    if section.negatives is not None and not steps.captions_per_row + steps.images_per_row:
+        log.warning(
+            "data.negatives is given, but no step takes any of them: negatives.captions_per_row and "
+            "negatives.images_per_row are 0"
+        )
     there = available_splits(section.path, columns=columns, images=section.images)
     train = read(section.split.train if there else None, negatives=section.negatives)
     wanted, validation = section.split.validation, None

@@ -34,7 +34,8 @@ def barlow_twins(x: Tensor, y: Tensor, *, redundancy_weight: float = 5e-3, epsil
     Source: Zbontar et al. 2021 (arXiv:2103.03230) eq. 1-2; variances over b and epsilon as in the authors' program,
     which standardises by batch normalisation.
 
-    Relations: ``vicreg`` asks the same of each view by itself (variance, no covariance) and compares rows directly.
+    Relations: ``vicreg`` asks the same of each view by itself (variance, no covariance) and compares rows directly. Of
+    a view with itself, coordinates of mean 0 and variance 1, the second sum is d ((b - 1) / b)^2 times its c.
 
     Example:
         >>> import torch
@@ -50,8 +51,8 @@ def barlow_twins(x: Tensor, y: Tensor, *, redundancy_weight: float = 5e-3, epsil
         x, y = (_standardised(view, epsilon) for view in widened(x, y))
         correlations = x.T @ y / len(x)  # (d, d)
         own = correlations.diagonal()
-        others = correlations.square().sum() - own.square().sum()
-        return (1 - own).square().sum() + redundancy_weight * others
+        others = correlations - torch.diag(own)  # not a difference of sums, which rounding could make negative
+        return (1 - own).square().sum() + redundancy_weight * others.square().sum()
 
 
 def _standardised(x: Tensor, epsilon: float) -> Tensor:

@@ -27,7 +27,8 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
     Source: Sun and Saenko 2016 (arXiv:1607.01719) eq. 1-3.
 
     Relations: it sees second moments alone, and not even a shift; ``mmd`` sees every difference between distributions.
-    With the kernel <x, y>^2 of centred rows, ``mmd`` would be this times 4 d^2 (and n - 1 for n).
+    The biased ``mmd``
+    of centred rows, with the kernel <x, y>^2 and sets of equal size, would be this times 4 d^2 ((n - 1) / n)^2.
 
     Example:
         >>> import torch

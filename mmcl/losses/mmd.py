@@ -32,8 +32,8 @@ def mmd(
     Args:
         source: (n, d) embeddings or features, floating; half precision is widened to float32.
         target: (m, d); rows are not paired.
-        bandwidths: the sigmas, each > 0, in units of Euclidean distance. None: 1/4, 1/2, 1, 2 and 4 times ``median_
-            distance`` of both sets together; they carry no gradient.
+        bandwidths: the sigmas, each > 0, in units of Euclidean distance. None: 1/4, 1/2, 1, 2 and 4 times
+            ``median_distance`` of both sets together; they carry no gradient.
         estimator: "biased" or "unbiased"; the latter needs two rows in each set.
 
     Returns:

@@ -165,8 +165,7 @@ class _Statistics(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, candidates: Candidates, sweep: Sweep
     ) -> tuple[Tensor, ...]:
         with torch.autocast(x.device.type, enabled=False):
-            work = _Work(x, y, scale, bias, candidates, sweep)
-            work.collect()
+            work = _collected_work(x, y, scale, bias, candidates, sweep)
         ctx.save_for_backward(x, y, scale, *([] if bias is None else [bias]))
         ctx.work = work
         ctx.set_materialize_grads(False)
@@ -188,6 +187,20 @@ class _Statistics(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _collected_work(
+    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, candidates: Candidates, sweep: Sweep
+) -> Any:
+    """The pass of a call with its statistics collected: by fused kernels on a GPU, tile by tile elsewhere."""
+    if x.is_cuda:
+        from mmcl.losses import fused  # imports Triton
+
+        if fused.is_wanted(x, y, candidates, sweep):
+            return fused.collected_work(x, y, scale, bias, candidates, sweep)
+    work = _Work(x, y, scale, bias, candidates, sweep)
+    work.collect()
+    return work
 
 
 class _Work:

@@ -15,6 +15,9 @@ from mmcl.errors import ShapeError
 TILE = {"cpu": (512, 1024), "cuda": (4096, 4096)}
 # Logits of the first tiles are kept for the backward instead of being computed again, up to so many bytes: a batch of
 # 4096 pairs is then computed once, and a larger one saves a little.
+# A bf16 product is rounded to bf16. Summed from pieces of so many dimensions, each rounded while it is still small, a
+# logit has half the error (measured at d = 512), for a fifth more time.
+PIECE = 128
 SMALL = 1024 * 1024  # logits up to which half-precision inputs are widened
 KEPT_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 
@@ -84,8 +87,8 @@ def _half_products(x: Tensor, y: Tensor) -> bool:
 class TileProducts:
     """The three products of a tile: its logits, and what a gradient on them is for rows and for columns.
 
-    ``logits = scale * x @ y.T + bias`` in ``dtype``; with bf16 inputs on a CPU that has bf16 instructions a score is
-    rounded to bf16 before it is scaled, as under autocast.
+    ``logits = scale * x @ y.T + bias`` in ``dtype``; with bf16 inputs on a CPU that has bf16 instructions products of
+    ``PIECE`` dimensions are rounded to bf16.
 
     Args:
         x: (b, d) rows.
@@ -98,7 +101,7 @@ class TileProducts:
         self.dtype, self.scale, self.bias = scale.dtype, scale, bias
         self.half = _half_products(x, y)
         self._x, self._y = (x, y) if self.half else (x.to(self.dtype), y.to(self.dtype))
-        # Scaling the rows beforehand saves a pass over every tile.
+        # Scaling the rows beforehand saves a pass over every tile; in half precision it would round them.
         self._rows = self._x if self.half else self._x * scale
         self._memory: dict[str, Tensor] = {}
 
@@ -123,11 +126,15 @@ class TileProducts:
         rows, columns = self._rows[tile.rows], self._y[tile.columns]
         if not self.half:
             torch.mm(rows, columns.T, out=out)
-        elif rows.device.type == "cuda":
+        elif rows.is_cuda:
             torch.mul(torch.mm(rows, columns.T, out_dtype=self.dtype), self.scale, out=out)
         else:
-            narrow = torch.mm(rows, columns.T, out=self.scratch("half", tile, rows.dtype))
-            out.copy_(narrow).mul_(self.scale)
+            narrow = self.scratch("half", tile, rows.dtype)
+            for start in range(0, rows.shape[1], PIECE):
+                piece = slice(start, start + PIECE)
+                torch.mm(rows[:, piece], columns[:, piece].T, out=narrow)
+                out.copy_(narrow) if start == 0 else out.add_(narrow)
+            out.mul_(self.scale)
         return out if self.bias is None else out.add_(self.bias)
 
     def add_gradients(self, tile: Tile, gradient: Tensor, rows: Tensor, columns: Tensor) -> None:
@@ -156,7 +163,7 @@ class TileProducts:
     def add_paired_gradients(self, own: slice | Tensor, gradient: Tensor, rows: Tensor, columns: Tensor) -> None:
         """``add_gradients`` for the pairs of rows and their own columns; gradient (b,)."""
         rows.addcmul_(gradient[:, None], self._y[own].to(self.dtype))
-        scaled = self._rows if not self.half else self._x.to(self.dtype) * self.scale
+        scaled = self._x.to(self.dtype) * self.scale if self.half else self._rows
         if isinstance(own, slice):
             columns[own].addcmul_(gradient[:, None], scaled)
         else:

@@ -75,4 +75,4 @@ def _covariances(x: Tensor) -> Tensor:
     """() mean over coordinates of the squared covariances with all others."""
     centred = x - x.mean(0)
     covariance = centred.T @ centred / (len(x) - 1)  # (d, d)
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / x.shape[1]
+    return (covariance - torch.diag(covariance.diagonal())).square().sum() / x.shape[1]

@@ -47,7 +47,8 @@ class HardnessSchedule(nn.Module):
         self.hardness, self.schedule = hardness, schedule
         start = hardness if schedule == "constant" else 0.0
         self.register_buffer("value", torch.tensor(start, dtype=torch.float64))
-        self.register_buffer("average", torch.tensor(math.nan, dtype=torch.float64))  # of the loss; NaN before the first
+        # Of the loss; NaN before the first.
+        self.register_buffer("average", torch.tensor(math.nan, dtype=torch.float64))
 
     def update(self, *, loss: float, chance: float | None, done: float) -> None:
         """Take a step in.

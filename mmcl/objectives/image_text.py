@@ -13,8 +13,8 @@ from mmcl.batch import Batch, Embeddings
 from mmcl.config import NegativesSection
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.momentum import MomentumEncoders
-from mmcl.negatives.hardness import HardnessSchedule
 from mmcl.negatives.embedding_queue import EmbeddingQueue
+from mmcl.negatives.hardness import HardnessSchedule
 
 
 class ImageTextObjective(nn.Module):
@@ -27,13 +27,14 @@ class ImageTextObjective(nn.Module):
 
     Args:
         model: the dual encoder.
-        loss: ``loss(image, text, logit_scale, *, logit_bias, group_ids, gathered, offset, **loss_options) -> ()``; where
-            there are further negatives, of any process, also ``negative_text``, ``negative_text_groups`` and the same of
-            images.
+        loss: ``loss(image, text, logit_scale, *, logit_bias, group_ids, gathered, offset, **loss_options) -> ()``;
+            where there are further negatives, of any process, also ``negative_text``, ``negative_text_groups`` and the
+            same of images.
         use_groups: whether rows of one group are positives of one another.
         negatives: the size of the queue, and the momentum of its encoders.
-        hardness: the loss's option of that name, where it changes over the run.
-        chance: the loss of a model that cannot tell n candidates apart, from n; None: there is no such number.
+        hardness_schedule: of the loss's option ``hardness``, where that changes over the run.
+        chance: the loss of a model that cannot tell a number of rows, further captions and further images apart; None:
+            there is no such loss.
         loss_options: further keyword arguments of the loss.
     """
 
@@ -44,20 +45,20 @@ class ImageTextObjective(nn.Module):
         *,
         use_groups: bool = True,
         negatives: NegativesSection | None = None,
-        hardness: HardnessSchedule | None = None,
-        chance: Callable[[float], float] | None = None,
+        hardness_schedule: HardnessSchedule | None = None,
+        chance: Callable[[int, int, int], float] | None = None,
         **loss_options: Any,
     ) -> None:
         super().__init__()
         self.model = model
         self._loss, self._use_groups, self._loss_options, self._chance = loss, use_groups, loss_options, chance
-        self.hardness = hardness
+        self.hardness = hardness_schedule
         self.queue = self.momentum = None
         if negatives is not None and negatives.queue_size > 0:
             self.queue = EmbeddingQueue(negatives.queue_size, model.embedding_dim)
             self.momentum = MomentumEncoders(model, negatives.queue_momentum)
         self._keys: tuple[Tensor, Tensor, Tensor] | None = None  # what the queue takes in behind the step
-        self._seen = (0, 0, 0)  # rows, further captions and further images of the last loss
+        self._rows, self._further = 1, (0, 0)  # of the last loss: rows; further captions and images
 
     def embed(self, batch: Batch) -> Embeddings:
         """Run the encoders: the only place where they run."""
@@ -87,8 +88,8 @@ class ImageTextObjective(nn.Module):
         negatives = self._negatives_of(everyone)
         if self.queue is not None:
             self._keys = (everyone.key_image, everyone.key_text, everyone.group_ids)
-        further = (len(negatives.get(name, ())) for name in ("negative_text", "negative_image"))
-        self._seen = (len(everyone.image), *further)
+        self._rows = len(everyone.image)
+        self._further = (len(negatives.get("negative_text", ())), len(negatives.get("negative_image", ())))
         options = dict(self._loss_options)
         if self.hardness is not None:
             options["hardness"] = float(self.hardness.value)
@@ -116,7 +117,7 @@ class ImageTextObjective(nn.Module):
         """
         self.model.clamp_logit_scale()
         if self.hardness is not None:
-            self.hardness.update(loss=loss, chance=self.chance_loss(self._seen[0]), done=done)
+            self.hardness.update(loss=loss, chance=self.chance_loss(self._rows), done=done)
         if self.momentum is not None:
             self.momentum.update()
         if self._keys is not None:
@@ -129,10 +130,7 @@ class ImageTextObjective(nn.Module):
         Args:
             batch_size: rows of the step, over all processes.
         """
-        if self._chance is None or batch_size < 1:
-            return None
-        _, captions, images = self._seen
-        return (self._chance(batch_size + captions) + self._chance(batch_size + images)) / 2
+        return None if self._chance is None else self._chance(batch_size, *self._further)
 
     def _negatives_of(self, everyone: Embeddings) -> dict[str, Tensor]:
         """The loss's arguments for further negatives: those of all processes, and the queue, which all have alike."""

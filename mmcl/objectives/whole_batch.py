@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from mmcl.batch import Embeddings
@@ -20,7 +19,7 @@ class PairLoss(Protocol):
 def on_whole_batch(
     loss: Callable[..., Tensor],
     *,
-    takes_scale: bool = False,
+    takes_temperature: bool = False,
     takes_groups: bool = False,
     unit_variance: bool = False,
 ) -> PairLoss:
@@ -32,7 +31,8 @@ def on_whole_batch(
 
     Args:
         loss: ``loss(image, text, **options) -> ()``.
-        takes_scale: whether the third argument is the factor from scores to logits; otherwise the scale does not learn.
+        takes_temperature: whether it has an option ``temperature``, which gets one over the scale; otherwise the scale
+            does not learn.
         takes_groups: whether it has an option ``group_ids``.
         unit_variance: multiply embeddings by the root of their size: unit rows, whose values have the mean square 1/d,
             get that of 1, which losses on a projector's features count on.
@@ -59,9 +59,11 @@ def on_whole_batch(
             image, text = image * image.shape[1] ** 0.5, text * text.shape[1] ** 0.5
         if takes_groups:
             options["group_ids"] = group_ids
-        value = loss(image, text, logit_scale, **options) if takes_scale else loss(image, text, **options)
+        if takes_temperature:
+            options["temperature"] = 1 / logit_scale
+        value = loss(image, text, **options)
         # Data parallelism waits for a gradient of all that trains: what the loss does not use gets one of 0.
-        idle = [logit_bias] if takes_scale else [logit_scale, logit_bias]
-        return value + sum(0 * tensor.sum() for tensor in idle if isinstance(tensor, torch.Tensor))
+        idle = [logit_bias] if takes_temperature else [logit_scale, logit_bias]
+        return value + sum(0 * tensor.sum() for tensor in idle if tensor is not None)
 
     return call

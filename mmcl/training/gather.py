@@ -139,9 +139,13 @@ def _gather_negatives(embeddings: Embeddings) -> dict[str, Tensor]:
 
 def broadcast_state(module: nn.Module) -> None:
     """The main process's weights and buffers, on every process."""
-    if world_size() > 1:
-        for tensor in module.state_dict().values():
-            dist.broadcast(tensor, src=0)
+    if world_size() == 1:
+        return
+    for tensor in module.state_dict().values():
+        whole = tensor.contiguous()  # collectives take no other layout
+        dist.broadcast(whole, src=0)
+        if whole is not tensor:
+            tensor.copy_(whole)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -64,9 +64,9 @@ class MicroBatches:
         self._automatic = size == "auto"
         self.size: int | None = None if self._automatic else size
         self._parameters: list[nn.Parameter] = []
-        self._norms = BatchNorms(objective)
         self._measured = self._prepared = self._warned = False
         self._complaint = ""
+        self._find_norms()
 
     def prepare(self, parameters: list[nn.Parameter]) -> None:
         """See ``Gradients``."""
@@ -75,12 +75,7 @@ class MicroBatches:
         # What was measured holds until more of the model trains; a size that a resumed run brings stands.
         self._measured = not self._automatic or (not self._prepared and self.size is not None)
         self._prepared, self._parameters = True, parameters
-        self._norms = BatchNorms(self._objective)
-        if not self._automatic and self.size < min(self._fewest, self._share):
-            raise ConfigError(
-                f"train.micro_batch_size is {self.size}, and the model has a batch norm, which averages over the rows "
-                f"of a micro-batch; want {self._fewest} or more, or another norm"
-            )
+        self._find_norms()
 
     def __call__(self, batch: Batch, sizes: list[int]) -> dict[str, Tensor]:
         """See ``Gradients``.
@@ -188,6 +183,16 @@ class MicroBatches:
             )
         self.size = -(-tried // 2)
         log.warning("memory ran out with %d pairs at once: the step is made again with %d. %s", tried, self.size, what)
+
+    # -- batch norm ----------------------------------------------------------------------------------------------
+
+    def _find_norms(self) -> None:
+        self._norms = BatchNorms(self._objective)
+        if not self._automatic and self.size < min(self._fewest, self._share):
+            raise ConfigError(
+                f"train.micro_batch_size is {self.size}, and the model has a batch norm, which averages over the rows "
+                f"of a micro-batch; want {self._fewest} or more, or another norm"
+            )
 
     def _warn_of_batch_norm(self, sizes: list[int]) -> None:
         if self._norms and not self._warned and max(sizes) > self.size:

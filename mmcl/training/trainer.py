@@ -86,7 +86,7 @@ class Trainer:
                 f"{len(reader)} rows in {len(batches)} batch(es) an epoch leave some of {world_size()} processes "
                 f"without a row; raise train.batch_size or start fewer processes"
             )
-        self.objective = objective.to(accelerator.device)
+        self.objective = objective.to(accelerator.device).train()
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.reader, self.batches, self.recipe, self.run, self.skips = reader, batches, recipe, run, skips
         self.accelerator, self.hooks = accelerator, hooks

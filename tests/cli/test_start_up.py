@@ -14,6 +14,7 @@ COMMANDS = (
     ("train",),
     ("eval", "retrieval"),
     ("eval", "zeroshot"),
+    ("data", "mine"),
     ("recipes",),
     ("recipes", "show"),
     ("recipes", "card"),

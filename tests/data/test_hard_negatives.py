@@ -215,7 +215,7 @@ def test_possible_captions_are_all_that_can_come() -> None:
 
 
 def test_what_the_data_lack_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"captions_per_row is above 0, but five has no column 'negatives'.*mmcl data"):
+    with pytest.raises(ConfigError, match=r"captions_per_row is above 0, but five has no column 'negatives'.*mine"):
         HardNegativeChoice(data(negatives=None), NegativesSection(captions_per_row=1))
     with pytest.raises(ConfigError, match=r"images_per_row is above 0, but five has no column 'negative_rows'.*mine"):
         HardNegativeChoice(data(negative_rows=None), NegativesSection(images_per_row=1))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmcl.build import mine_negatives
 from mmcl.config import recipe_from_tree
 from mmcl.data.caption_groups import caption_groups, twin_ids
 from mmcl.data.dataset import ImageTextDataset
@@ -99,7 +100,9 @@ def mined(folder: Path, data: ImageTextDataset, plan: MiningPlan = LOOSE, model:
 
 
 @pytest.mark.parametrize("unreadable", [(), (3, 6)])
-@pytest.mark.parametrize("plan", [LOOSE, MiningPlan(3, 2, 1.5, 0.6, 1), MiningPlan(2, 0), MiningPlan(0, 2, 1.9)], ids=str)
+@pytest.mark.parametrize(
+    "plan", [LOOSE, MiningPlan(3, 2, 1.5, 0.6, 1), MiningPlan(2, 0), MiningPlan(0, 2, 1.9)], ids=str
+)
 def test_equals_a_loop_over_rows(tmp_path: Path, plan: MiningPlan, unreadable: tuple[int, ...]) -> None:
     table = mined(tmp_path, dataset(TEXTS, GROUPS), plan, Model(unreadable)).to_pylist()
     captions = list(dict.fromkeys(text for texts in TEXTS for text in texts))
@@ -192,6 +195,14 @@ def test_what_a_broken_run_left_is_not_taken_for_changed_data(tmp_path: Path) ->
     assert again.embedded == 17
 
 
+def test_few_negatives_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = dataset(TEXTS, GROUPS)
+    mined(tmp_path, data)
+    assert caplog.text == ""
+    mined(tmp_path, data, MiningPlan(2, 0, positive_margin=None, near_duplicate=-1.0))
+    assert "7 of 7 rows get fewer wrong captions than asked for (left out: 0 pairs above the margin" in caplog.text
+
+
 def test_what_cannot_be_mined_is_told(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     data = dataset(TEXTS, GROUPS)
@@ -278,7 +289,9 @@ def test_other_rows_are_refused(tmp_path: Path) -> None:
         "another group": dataset(TEXTS, [*GROUPS[:-1], "a"]),
     }
     for other in others.values():
-        with pytest.raises(DataError, match=r"out.parquet holds negatives for 7 rows.*mmcl data mine m data/some:train -o"):
+        with pytest.raises(
+            DataError, match=r"out.parquet holds negatives for 7 rows.*mmcl data mine m data/some:train -o"
+        ):
             join_mined(other, path)
     moved = dataset(TEXTS, GROUPS)
     moved.images.name = "moved"
@@ -317,18 +330,17 @@ def test_selected_rows_are_renumbered(tmp_path: Path) -> None:
     assert twice.column("negative_rows") == [[], [0], [2]]
 
 
-def test_the_training_split_takes_them_before_rows_are_drawn(tmp_path: Path) -> None:
+def test_the_training_split_takes_them_before_rows_are_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     draw = np.random.default_rng(0)
     image = draw.standard_normal((40, DIM))
     np.savez(tmp_path / "v.npz", image=image, text=image + 0.5 * draw.standard_normal((40, DIM)))
     data = f"vectors:{tmp_path / 'v.npz'}"
-    from mmcl.build import mine_negatives
-
     plan = MiningPlan(3, 4, positive_margin=None)
     mine_negatives(data, data, tmp_path / "hard.parquet", plan=plan)
     whole = read_mined(tmp_path / "hard.parquet")[0].to_pylist()
     section = {"path": data, "negatives": str(tmp_path / "hard.parquet"), "max_rows": 30}
     splits = load_splits(recipe_from_tree({"data": {**section, "split": {"validation": None}}}, source="test"))
+    assert "no step takes any of them" in caplog.text
     train = splits.train
     assert len(train) == 30
     ids, by_id = train.column("id"), {row["id"]: row for row in whole}
@@ -339,6 +351,6 @@ def test_the_training_split_takes_them_before_rows_are_drawn(tmp_path: Path) -> 
         assert train.value("negatives", row) == by_id[identifier]["negatives"]
         dropped += len([w for w in wanted if w not in ids])
     assert dropped > 0
+    np.savez(tmp_path / "v.npz", image=image[:30], text=image[:30])
     with pytest.raises(DataError, match="holds negatives for 40 rows"):
-        np.savez(tmp_path / "v.npz", image=image[:30], text=image[:30])
         load_splits(recipe_from_tree({"data": {**section, "split": {"validation": None}}}, source="test"))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmcl.errors import ShapeError
 from mmcl.losses.barlow_twins import barlow_twins
+from mmcl.losses.vicreg import vicreg
 
 ROWS, DIM = 7, 4
 
@@ -71,10 +72,19 @@ def test_redundant_coordinates_cost() -> None:
     assert barlow_twins(twice, twice, redundancy_weight=0.0) < 1e-6
 
 
+def test_of_one_standardised_view_its_redundancy_is_the_covariance_term_of_vicreg() -> None:
+    x = features(0)
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    redundancy = barlow_twins(x, x, redundancy_weight=1.0, epsilon=1e-12)
+    covariances = vicreg(x, x, invariance=0.0, variance=0.0) / 2  # of two views
+    torch.testing.assert_close(redundancy, covariances * DIM * ((ROWS - 1) / ROWS) ** 2)
+    assert not torch.isclose(barlow_twins(x, features(1), redundancy_weight=1.0), redundancy)
+
+
 def test_shift_scale_and_order_do_not_matter_and_pairing_does() -> None:
     x, y, order = features(0), features(1), torch.tensor([4, 0, 6, 2, 5, 1, 3])
     loss = barlow_twins(x, y, epsilon=1e-12)
-    torch.testing.assert_close(loss, barlow_twins(3 * x + 1, y[:, :], epsilon=1e-12))
+    torch.testing.assert_close(loss, barlow_twins(3 * x + 1, y, epsilon=1e-12))
     torch.testing.assert_close(loss, barlow_twins(x[order], y[order], epsilon=1e-12))
     torch.testing.assert_close(loss, barlow_twins(y, x, epsilon=1e-12))
     assert not torch.isclose(loss, barlow_twins(x, y[order], epsilon=1e-12))

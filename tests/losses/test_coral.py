@@ -43,6 +43,14 @@ def test_it_sees_spread_and_correlation_but_no_shift_and_no_order() -> None:
     assert float(coral(x, mirrored)) > 1e-3
 
 
+def test_it_is_the_mean_discrepancy_of_centred_rows_under_a_squared_product() -> None:
+    x, y = (rows - rows.mean(0) for rows in (features(0, 8), features(1, 8)))
+    kernels = [(a @ b.T).square().mean() for a, b in ((x, x), (y, y), (x, y))]
+    discrepancy = kernels[0] + kernels[1] - 2 * kernels[2]
+    torch.testing.assert_close(coral(x, y) * 4 * DIM**2 * (7 / 8) ** 2, discrepancy)
+    assert not torch.isclose(coral(x, 2 * y) * 4 * DIM**2 * (7 / 8) ** 2, discrepancy)
+
+
 def test_a_step_brings_the_covariances_together() -> None:
     target = 2 * features(1, 30)
     leaf = features(0, 20).requires_grad_()

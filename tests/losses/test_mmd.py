@@ -69,7 +69,9 @@ def test_equal_sets_are_at_zero_and_far_ones_at_two() -> None:
 
 def test_unbiased_is_zero_on_average_and_biased_is_not() -> None:
     draws = [(features(seed, 4), features(1000 + seed, 4)) for seed in range(200)]
-    means = {name: sum(float(mmd(x, y, bandwidths=[1.0], estimator=name)) for x, y in draws) / 200 for name in ESTIMATORS}
+    means = {
+        name: sum(float(mmd(x, y, bandwidths=[1.0], estimator=name)) for x, y in draws) / 200 for name in ESTIMATORS
+    }
     assert abs(means["unbiased"]) < 0.02
     assert means["biased"] > 0.1
 

@@ -139,6 +139,17 @@ def test_parts_of_a_batch_with_the_others_rows_are_the_whole() -> None:
     assert not torch.isclose(sum(alone), whole)
 
 
+def test_with_hard_codes_it_is_a_classification_by_cosine() -> None:
+    # A row for every prototype; where two rows want one, balance keeps codes soft however small epsilon is.
+    prototypes = unit(2, PROTOTYPES)
+    x, y = (F.normalize(prototypes + 0.3 * unit(seed, PROTOTYPES), dim=1).flip(0) for seed in (0, 1))
+    codes = [sinkhorn(view @ prototypes.T, epsilon=1e-4) for view in (x, y)]
+    assert all(float(code.max(1).values.min()) > 1 - 1e-6 for code in codes)
+    losses = [F.cross_entropy(v @ prototypes.T / 0.1, code.argmax(1)) for v, code in zip((y, x), codes)]
+    torch.testing.assert_close(swav(x, y, prototypes, epsilon=1e-4), sum(losses) / 2)
+    assert not torch.isclose(swav(x, y, prototypes), sum(losses) / 2)
+
+
 def test_aligned_views_are_better_and_a_step_brings_them_together() -> None:
     x, y, prototypes = unit(0), unit(1), unit(2, PROTOTYPES)
     assert swav(x, x, prototypes) < swav(x, x.roll(1, 0), prototypes)

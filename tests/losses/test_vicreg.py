@@ -21,9 +21,8 @@ def features(seed: int, count: int = ROWS) -> Tensor:
     return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def naive(
-    x: Tensor, y: Tensor, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, epsilon: float = 1e-4
-) -> Tensor:
+def naive(x: Tensor, y: Tensor, *options: float) -> Tensor:
+    invariance, variance, covariance, epsilon = (*options, *(25.0, 25.0, 1.0, 1e-4)[len(options) :])
     count, dim = x.shape
     loss = invariance * sum((x[i, k] - y[i, k]) ** 2 for i in range(count) for k in range(dim)) / (count * dim)
     for view in (x, y):
@@ -76,6 +75,17 @@ def test_a_step_widens_what_collapses_and_parts_what_varies_together() -> None:
     before, after = (torch.cov(view.T) for view in (redundant, leaf.detach() - 0.1 * leaf.grad))
     assert after[0, 1] < before[0, 1]
     assert after[2, 3] < before[2, 3]
+
+
+def test_uncorrelated_coordinates_leave_no_covariance() -> None:
+    draw = torch.Generator().manual_seed(0)
+    centred = torch.randn(256, 64, generator=draw, dtype=torch.float64)
+    centred = 16 * torch.linalg.qr(centred - centred.mean(0)).Q.float()
+    left = float(vicreg(centred, centred, **{**NOTHING, "covariance": 1.0}))
+    assert 0 < left < 1e-10
+    covariance = torch.cov(centred.T)
+    by_difference = covariance.square().sum() - covariance.diagonal().square().sum()
+    assert abs(float(by_difference) / 64 - left) > left / 2  # too small for a difference of sums to hold
 
 
 def test_collapsed_views_cost_the_variance_and_have_a_finite_gradient() -> None:

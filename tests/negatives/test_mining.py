@@ -190,7 +190,10 @@ def test_ties_stay_in_bounds() -> None:
         ({"owned": (torch.zeros(2, 9), torch.zeros(2, dtype=torch.int64))}, "owned items has shape"),
         ({"owned": (torch.zeros(2, 4), torch.tensor([0, 37]))}, "owners names 0 to 37"),
         ({"shared_keys": (torch.tensor([[40, 0]]), torch.tensor([[0, 0]]))}, r"shared_keys \(query, key\) names 40"),
-        ({"shared_keys": (torch.tensor([[0, 0]]), torch.tensor([[-1, 0]]))}, r"shared_keys \(candidate, key\) names -1"),
+        (
+            {"shared_keys": (torch.tensor([[0, 0]]), torch.tensor([[-1, 0]]))},
+            r"shared_keys \(candidate, key\) names -1",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(changes: dict, named: str) -> None:

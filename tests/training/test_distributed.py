@@ -123,10 +123,13 @@ def test_a_lesser_gather_gives_other_gradients(tmp_path: Path, one_process: Path
     assert max(changes(run, one_process).values()) > 1e-3
 
 
-@pytest.mark.parametrize("micro", ["null", "3"])
-def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path, micro: str) -> None:
+@pytest.mark.parametrize(
+    ("micro", "more"), [("null", ()), ("3", ("negatives={queue_size: 20, captions_per_row: 1}",))], ids=["plain", "all"]
+)
+def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path, micro: str, more: tuple[str, ...]) -> None:
     """The script itself: uneven batches, EMA, a tower that thaws in the middle of an epoch, evaluations, clipping."""
     overrides = (
+        *more,
         "data.path=shapes?train=45&validation=24&test=24&image_size=32",
         "train.ema.enabled=true",
         "evaluate.every_steps=2",

@@ -342,6 +342,20 @@ def test_gradients_that_some_processes_lack_are_zero_there(tmp_path: Path) -> No
         assert third is None
 
 
+def test_processes_begin_with_the_main_ones_weights(tmp_path: Path) -> None:
+    def work() -> None:
+        torch.manual_seed(gather.rank())
+        module = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        module.register_buffer("flag", torch.tensor([gather.rank() == 0]))
+        gather.broadcast_state(module)
+        torch.save(dict(module.state_dict()), tmp_path / f"{gather.rank()}.pt")
+
+    in_processes(2, work)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert second["flag"].tolist() == [True]
+
+
 def test_gradients_travel_in_messages_of_one_dtype_and_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather, "BUCKET_BYTES", 40)
     tensors = [torch.zeros(5), torch.zeros(5), torch.zeros(1), torch.zeros(50), torch.zeros(2, dtype=torch.float64)]
@@ -539,25 +553,37 @@ def test_other_errors_are_not_taken_for_it() -> None:
             cached(toy, toy_batch(16), [16], size)
 
 
-@pytest.mark.parametrize("size", ["auto", "8"])
+# On the second process: from the start; in the second pass alone (two micro-batches are two calls, the third is again).
+@pytest.mark.parametrize("trouble", [{"limit": 5}, {"fail_at": (1, 4)}], ids=["first", "second"])
 @pytest.mark.usefixtures("ample")
-def test_one_process_that_runs_out_stops_or_halves_all(tmp_path: Path, size: str) -> None:
+def test_one_process_that_runs_out_halves_all(tmp_path: Path, trouble: dict[str, Any]) -> None:
     sizes = [16, 14]
 
     def work() -> None:
         toy, batch = Limited(), own_rows(toy_batch(30), sizes)
-        toy.limit = 5 if gather.rank() == 1 else 99
-        if size == "auto":
-            torch.save(cached(toy, batch, sizes, "auto")[1], tmp_path / f"{gather.rank()}.pt")
-            return
-        with pytest.raises(TrainingError, match="memory ran out with train.micro_batch_size=8"):
-            cached(toy, batch, sizes, 8)
+        if gather.rank() == 1:
+            vars(toy).update(trouble)
+        got = cached(toy, batch, sizes, "auto")[1]
+        assert toy.calls > 3
+        torch.save(got, tmp_path / f"{gather.rank()}.pt")
 
     in_processes(2, work)
-    if size == "auto":
-        whole = plain(Toy(), toy_batch(30), [30], 30)[1]
-        apart = [largest_difference(torch.load(tmp_path / f"{rank}.pt"), whole) for rank in range(2)]
-        assert max(apart) < 1e-5 * float(whole["bias"]), apart
+    whole = plain(Toy(), toy_batch(30), [30], 30)[1]
+    apart = [largest_difference(torch.load(tmp_path / f"{rank}.pt"), whole) for rank in range(2)]
+    assert max(apart) < 1e-5 * float(whole["bias"]), apart
+
+
+@pytest.mark.usefixtures("ample")
+def test_one_process_that_runs_out_stops_all(tmp_path: Path) -> None:
+    sizes = [16, 14]
+
+    def work() -> None:
+        toy = Limited()
+        toy.limit = 5 if gather.rank() == 1 else 99
+        with pytest.raises(TrainingError, match="memory ran out with train.micro_batch_size=8"):
+            cached(toy, own_rows(toy_batch(30), sizes), sizes, 8)
+
+    in_processes(2, work)
 
 
 # -- what a CPU holds ----------------------------------------------------------------------------------------------
@@ -635,3 +661,7 @@ def test_a_batch_norm_wants_rows() -> None:
     with pytest.raises(ConfigError, match="train.micro_batch_size is 2, and the model has a batch norm"):
         cached(Toy(batch_norm=True), toy_batch(16), [16], 2)
     cached(Toy(batch_norm=True).eval(), toy_batch(16), [16], 2)
+    toy = Limited(batch_norm=True)
+    toy.limit = 3
+    with pytest.raises(TrainingError, match=r"with 4 pair\(s\) at once"):
+        cached(toy, toy_batch(16), [16], "auto")
