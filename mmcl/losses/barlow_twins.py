@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcl.losses.arguments import check_pair, check_range
-from mmcl.losses.inputs import check_matrix, check_positive, widened
+from mmcl.losses.arguments import check_matrix, check_pair, check_positive, check_range, widened
 
 
 def barlow_twins(x: Tensor, y: Tensor, *, redundancy_weight: float = 5e-3, epsilon: float = 1e-5) -> Tensor:

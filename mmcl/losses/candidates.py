@@ -46,7 +46,7 @@ class Candidates:
 
     Attributes:
         device: where the logits are.
-        own: column of each row's own pair, always a positive: a slice of b columns, or (b,) int64, no column twice; None
+        own: column of each row's own pair, always a positive: a slice of b columns, or (b,) int64 without repeats; None
             where rows have none.
         itself: the same of the column that is the row itself, which is left out.
         row_groups, column_groups: (b,), (n,) int64; equal groups are positives, or left out: see ``groups_are``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcl.losses.inputs import check_matrix, widened
+from mmcl.losses.arguments import check_matrix, widened
 
 
 def coral(source: Tensor, target: Tensor) -> Tensor:

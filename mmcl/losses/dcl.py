@@ -57,7 +57,7 @@ def dcl(
     found = view_statistics(first, second, temperature, tile_size=tile_size)
     positives = found.positives
     if sigma is not None:
-        scores = (first.detach() * second.detach()).sum(1, dtype=positives.dtype) / sigma
+        scores = torch.linalg.vecdot(*(view.detach().to(positives.dtype) for view in (first, second))) / sigma
         # exp of scores over their mean, through a softmax: nothing overflows.
         weights = 2 - torch.softmax(scores, 0) * len(first)
         positives = torch.cat([weights, weights]) * positives

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ShapeError
-from mmcl.losses.arguments import check_pair
-from mmcl.losses.inputs import check_choice, check_matrix, widened
+from mmcl.losses.arguments import check_choice, check_matrix, check_pair, widened
 from mmcl.losses.row_blocks import row_blocks
 
 DISTANCES = ("cosine", "euclidean", "manhattan", "squared_euclidean")

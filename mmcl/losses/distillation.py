@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmcl.errors import ShapeError
-from mmcl.losses.arguments import check_pair, positive_number
+from mmcl.losses.arguments import check_choice, check_matrix, check_pair, positive_number, widened
 from mmcl.losses.distances import DISTANCES, pairwise_distances
-from mmcl.losses.inputs import check_choice, check_matrix, widened
 from mmcl.losses.row_blocks import row_blocks, sum_over_blocks
 
 

@@ -6,10 +6,11 @@ for contrastive losses Cheng et al. 2024, arXiv:2410.17243). The statistics of t
 same with the sides exchanged. That is two matrix products forward and four backward where tiles need one and three, but
 logits never leave the chip. Nothing is added atomically: results repeat bit for bit on one device.
 
-Products of float32 inputs are exact float32 ("ieee") unless ``MMCL_FUSED_PRECISION`` names another of Triton's input
-precisions: "tf32x3" uses the tensor cores three times, with errors near float32's. Half-precision inputs are multiplied
-as they are and added up in float32; logits are never rounded. Gradients on logits are, to the inputs' precision, after
-they were brought near 1, so that float16 does not lose the small ones.
+Products of float32 inputs are exact float32 ("ieee": without tensor cores, and slow for it) where
+``torch.set_float32_matmul_precision`` was left at "highest", else "tf32x3": TF32 three times, with errors near
+float32's. ``MMCL_FUSED_PRECISION`` names one of the two, or "tf32", whatever PyTorch is set to. Half-precision inputs
+are multiplied as they are and added up in float32; logits are never rounded. Gradients on logits are, to the inputs'
+precision, after they were brought near 1, so that float16 does not lose the small ones.
 
 ``MMCL_FUSED=0`` turns the kernels off, and so does a ``tile_size``. Where they cannot be compiled a warning says so,
 once, and tiles take over. They are tested on a CPU through Triton's interpreter, and compiled there for GPUs of compute
@@ -38,8 +39,8 @@ log = get_logger(__name__)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_IDS = 4  # ids a row that are compared each with each
 # A window's ends are logits that another product found. The last bits of the same logit differ here, and a row's one
-# hardest negative must not be lost by them: ends are wider by this much of a score (16 units in float32's last place).
-SLACK = 2e-6
+# hardest negative must not be lost by them: ends are wider by this much of a score (32 units in float32's last place).
+SLACK = 4e-6
 LINEAR = slice(4, 8)  # those of GRADIENT_FIELDS that gradients are proportional to
 
 
@@ -50,9 +51,10 @@ def supports(x: Tensor, y: Tensor, candidates: Candidates, sweep: Sweep) -> bool
     ids = candidates.row_ids, candidates.column_ids
     if ids[0] is not None and not ids[0].shape[1] == ids[1].shape[1] <= MOST_IDS:
         return False
-    # Windows hold logits of PyTorch's products. With TF32 switched on for those they lie too far beside ours.
+    # Windows hold logits of PyTorch's products. Where either side's are TF32's they lie too far beside the other's.
     has_windows = candidates.row_window is not None or candidates.column_window is not None
-    return not has_windows or x.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+    exact = torch.get_float32_matmul_precision() == "highest" and fused_launch.float32_precision() != "tf32"
+    return exact or not has_windows or torch.float32 not in (x.dtype, y.dtype)
 
 
 _given_up: list[str] = []  # why the kernels are no longer tried in this process
@@ -133,8 +135,12 @@ class FusedWork:
             "with_total": sweep.with_total,
             # The interpreter takes the bits of bf16 for integers in a product.
             "widen": fused_launch.is_interpreted() and dtype == torch.bfloat16,
-            "precision": fused_launch.precision() if dtype == torch.float32 else "ieee",
+            "precision": fused_launch.float32_precision() if dtype == torch.float32 else "ieee",
         }
+        extras = ("has_positives", "is_hard", "with_total")
+        has_windows = candidates.row_window is not None or candidates.column_window is not None
+        plain = not has_windows and not any(self._constants[name] for name in extras)
+        self._blocks = {"dtype": dtype, "precision": self._constants["precision"], "plain": plain}
 
     def collect(self) -> None:
         """Fill the sides' statistics."""
@@ -205,7 +211,7 @@ class FusedWork:
             out = self.x.new_empty((num_shares, len(STATISTICS_FIELDS), num_held), dtype=torch.float32)
             return (programs, num_shares), {"out_ptr": out, "split_size": size}
 
-        choices = fused_launch.statistics_blocks(operands["dim"], self.x.dtype)
+        choices = fused_launch.statistics_blocks(**self._blocks)
         operands |= {
             "low_ptr": None if window is None else window.low,
             "high_ptr": None if window is None else window.high,
@@ -262,7 +268,7 @@ class FusedWork:
             products = self.x.new_empty((num_shares, num_held), dtype=torch.float32) if of_rows else None
             return (*grid, num_shares), {"out_ptr": out, "products_ptr": products, "split_size": size}
 
-        choices = fused_launch.gradient_blocks(dim, self.x.dtype)
+        choices = fused_launch.gradient_blocks(dim, **self._blocks)
         operands |= {
             "held_side_ptr": held_side,
             "streamed_side_ptr": streamed_side,

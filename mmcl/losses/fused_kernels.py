@@ -268,6 +268,8 @@ def gradient_kernel(
     held = tl.program_id(0) * block_held + tl.arange(0, block_held)
     outer = tl.program_id(1) * block_output + tl.arange(0, block_output)
     share = tl.program_id(2)
+    # The products are the same for every block of d; the first one's program writes them.
+    writes_products = held < tl.where(tl.program_id(1) == 0, num_held, 0)
     first = share * split_size
     end = tl.minimum(first + split_size, num_streamed)
     is_there, outer_is_there = held < num_held, outer < dim
@@ -314,8 +316,7 @@ def gradient_kernel(
             gradient, rows = gradient.to(tl.float32), rows.to(tl.float32)
         result = tl.dot(gradient, rows, result, input_precision=precision)
     if products_ptr is not None:
-        if tl.program_id(1) == 0:  # noqa: SIM102  the outer one is decided when the kernel is compiled
-            tl.store(products_ptr + share.to(tl.int64) * num_held + held, products, mask=is_there)
+        tl.store(products_ptr + share.to(tl.int64) * num_held + held, products, mask=writes_products)
     result *= tl.load(scale_ptr) * tl.load(unit_ptr)
     out = out_ptr + share.to(tl.int64) * num_held * dim + place
     tl.store(out, result.to(out_ptr.dtype.element_ty), mask=mask)

@@ -39,31 +39,46 @@ class Blocks(NamedTuple):
     stages: int
 
 
-def statistics_blocks(dim: int, dtype: torch.dtype) -> list[Blocks]:
-    """Sizes for the forward, of which the first that fits the device counts; by arithmetic, not by measurement."""
-    if dtype == torch.float32:
-        return [Blocks(64, 128, 32, 0, 8, 2), Blocks(64, 64, 32, 0, 4, 1), Blocks(32, 32, 32, 0, 4, 1)]
-    return [Blocks(128, 128, 64, 0, 8, 3), Blocks(64, 64, 64, 0, 4, 2), Blocks(32, 32, 32, 0, 4, 1)]
+def statistics_blocks(dtype: torch.dtype, precision: str, *, plain: bool) -> list[Blocks]:
+    """Sizes for the forward, of which the first that fits the device counts.
+
+    They are chosen by what Triton 3.9 compiles for compute capability 9.0 without spilling registers at d = 512, not
+    by measurement.
+
+    Args:
+        dtype: of both inputs.
+        precision: of products of float32.
+        plain: neither groups nor windows, weights or totals are asked for, which need registers too.
+    """
+    streamed = 128 if plain else 64
+    if dtype != torch.float32:
+        return [Blocks(128, streamed, 64, 0, 8, 3), Blocks(64, 64, 64, 0, 4, 2), Blocks(32, 32, 32, 0, 4, 1)]
+    return [Blocks(64, streamed, 32, 0, 8, 2 if precision == "ieee" else 3), Blocks(32, 32, 32, 0, 4, 1)]
 
 
-def gradient_blocks(dim: int, dtype: torch.dtype) -> list[Blocks]:
-    """The same for the backward, where the sums of a program fill about half of a multiprocessor's registers."""
-    whole = max(16, 1 << (dim - 1).bit_length())
-    if dtype == torch.float32:
-        sizes = [Blocks(64, 32, 32, 256, 8, 1), Blocks(32, 32, 32, 128, 4, 1)]
+def gradient_blocks(dim: int, dtype: torch.dtype, precision: str, *, plain: bool) -> list[Blocks]:
+    """The same for the backward, where a program's sums alone fill up to half of the registers."""
+    if dtype != torch.float32:
+        first = Blocks(64, 64 if plain else 32, 64, 512, 8, 2)
+        sizes = [first, Blocks(64, 32, 32, 256, 8, 2), Blocks(32, 32, 32, 128, 4, 1)]
+    elif precision == "ieee":  # without tensor cores both factors of a product stand in registers
+        sizes = [Blocks(128, 16, 16, 128, 8, 1), Blocks(32, 16, 16, 128, 4, 1)]
     else:
-        first = Blocks(64, 64, 64, 512, 8, 2) if whole > 256 else Blocks(128, 64, 64, 256, 8, 2)
-        sizes = [first, Blocks(64, 32, 32, 256, 8, 1), Blocks(32, 32, 32, 128, 4, 1)]
+        sizes = [Blocks(64, 32, 32, 256, 8, 2), Blocks(32, 32, 32, 128, 4, 1)]
+    whole = max(16, 1 << (dim - 1).bit_length())
     return [size._replace(output=min(size.output, whole)) for size in sizes]
 
 
-def precision() -> str:
-    """Triton's input precision for products of float32: ``MMCL_FUSED_PRECISION``, by default "ieee".
+def float32_precision() -> str:
+    """Triton's input precision for products of float32: ``MMCL_FUSED_PRECISION``, or what PyTorch is set to.
+
+    Where ``torch.set_float32_matmul_precision`` was left at "highest" that is "ieee", otherwise "tf32x3".
 
     Raises:
         ConfigError: there is none of that name.
     """
-    found = os.environ.get("MMCL_FUSED_PRECISION", "ieee")
+    default = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32x3"
+    found = os.environ.get("MMCL_FUSED_PRECISION", default)
     if found not in PRECISIONS:
         raise ConfigError(f"MMCL_FUSED_PRECISION is {found!r}; want one of {', '.join(PRECISIONS)}")
     return found

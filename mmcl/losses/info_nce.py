@@ -116,8 +116,17 @@ def info_nce(
     check_range("hardness", hardness, 0)
     check_rows("weights", weights, len(image))
     with torch.autocast(image.device.type, enabled=False):  # float32, wherever this is called
-        if tile_size is None and _is_small_and_plain(batch) and not (
-            label_smoothing or mining or hardness or tau_plus or matryoshka_dims or false_negative_margin is not None
+        if (
+            tile_size is None
+            and _is_small_and_plain(batch)
+            and not (
+                label_smoothing
+                or mining
+                or hardness
+                or tau_plus
+                or matryoshka_dims
+                or false_negative_margin is not None
+            )
         ):
             rows = _whole(batch)
             return (rows if weights is None else rows * weights).mean()

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ShapeError
+from mmcl.losses.arguments import check_choice, check_matrix, check_positive, widened
 from mmcl.losses.distances import pairwise_distances
-from mmcl.losses.inputs import check_choice, check_matrix, check_positive, widened
 from mmcl.losses.row_blocks import row_blocks, sum_over_blocks
 
 ESTIMATORS = ("biased", "unbiased")

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmcl.losses.arguments import check_pair, one_number, positive_number
+from mmcl.losses.arguments import check_pair, one_number, positive_number, similar_pairs, weighted_mean, widened
 from mmcl.losses.distances import unit_rows
-from mmcl.losses.inputs import similar_pairs, weighted_mean, widened
 from mmcl.losses.row_blocks import row_blocks, sum_over_blocks
 
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcl.losses.arguments import check_pair, check_range
+from mmcl.losses.arguments import (
+    check_choice,
+    check_pair,
+    check_positive,
+    check_range,
+    similar_pairs,
+    weighted_mean,
+    widened,
+)
 from mmcl.losses.distances import DISTANCES, row_distances, unit_rows
-from mmcl.losses.inputs import check_choice, check_positive, similar_pairs, weighted_mean, widened
 
 
 def margin_contrastive(

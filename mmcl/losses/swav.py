@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmcl.losses.arguments import check_pair, check_range
+from mmcl.losses.arguments import check_matrix, check_pair, check_positive, check_range, widened
 from mmcl.losses.distances import unit_rows
-from mmcl.losses.inputs import check_matrix, check_positive, widened
 
 
 def swav(

@@ -15,9 +15,9 @@ from mmcl.errors import ShapeError
 TILE = {"cpu": (512, 1024), "cuda": (4096, 4096)}
 # Logits of the first tiles are kept for the backward instead of being computed again, up to so many bytes: a batch of
 # 4096 pairs is then computed once, and a larger one saves a little.
-# A bf16 product is rounded to bf16. Summed from pieces of so many dimensions, each rounded while it is still small, a
-# logit has half the error (measured at d = 512), for a fifth more time.
-PIECE = 128
+# A bf16 product is rounded to bf16. Summed from this many pieces, each rounded while it is small, a logit has half the
+# error, for a fifth more time (measured at d = 512).
+PIECES = 4
 SMALL = 1024 * 1024  # logits up to which half-precision inputs are widened
 KEPT_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 
@@ -87,8 +87,8 @@ def _half_products(x: Tensor, y: Tensor) -> bool:
 class TileProducts:
     """The three products of a tile: its logits, and what a gradient on them is for rows and for columns.
 
-    ``logits = scale * x @ y.T + bias`` in ``dtype``; with bf16 inputs on a CPU that has bf16 instructions products of
-    ``PIECE`` dimensions are rounded to bf16.
+    ``logits = scale * x @ y.T + bias`` in ``dtype``; with bf16 inputs on a CPU with bf16 instructions the ``PIECES``
+    that a product is summed from are rounded to bf16.
 
     Args:
         x: (b, d) rows.
@@ -130,8 +130,9 @@ class TileProducts:
             torch.mul(torch.mm(rows, columns.T, out_dtype=self.dtype), self.scale, out=out)
         else:
             narrow = self.scratch("half", tile, rows.dtype)
-            for start in range(0, rows.shape[1], PIECE):
-                piece = slice(start, start + PIECE)
+            width = -(-rows.shape[1] // PIECES)
+            for start in range(0, rows.shape[1], width):
+                piece = slice(start, start + width)
                 torch.mm(rows[:, piece], columns[:, piece].T, out=narrow)
                 out.copy_(narrow) if start == 0 else out.add_(narrow)
             out.mul_(self.scale)

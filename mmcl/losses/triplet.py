@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.losses.arguments import check_pair, check_range, check_rows
+from mmcl.losses.arguments import check_choice, check_pair, check_range, check_rows, widened
 from mmcl.losses.distances import DISTANCES, pairwise_distances, row_distances
-from mmcl.losses.inputs import check_choice, widened
 from mmcl.losses.row_blocks import row_blocks, sum_over_blocks
 
 MINING = ("all", "hardest", "semi_hard")

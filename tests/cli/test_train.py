@@ -59,6 +59,14 @@ def test_a_step_shows_loss_chance_scale_and_speed(shown) -> None:
     assert lines == [f"step {step}/2  loss 4.200 (chance 4.85)  scale 14.3  900 pairs/s" for step in (1, 2)]
 
 
+def test_a_loss_that_has_no_chance_value_shows_none(shown) -> None:
+    display, out = shown([])
+    record = {name: value for name, value in RECORD.items() if name != "chance_loss"}
+    with display:
+        display.step({"step": 1, **record}, total_steps=1)
+    assert out.getvalue().splitlines()[1:] == ["step 1/1  loss 4.200  scale 14.3  900 pairs/s"]
+
+
 def test_a_terminal_gets_a_bar(shown) -> None:
     display, out = shown([], terminal=True)
     with display:

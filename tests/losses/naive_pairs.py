@@ -32,7 +32,7 @@ def _shares_id(i: int, j: int, options: dict[str, Any]) -> bool:
     if ids is None:
         return False
     ids = ids[:, None] if ids.ndim == 1 else ids
-    return bool(({int(a) for a in ids[i]} & {int(b) for b in ids[j]}) - {a for a in range(-9, 0)})
+    return bool(({int(a) for a in ids[i]} & {int(b) for b in ids[j]}) - set(range(-9, 0)))
 
 
 def bag(i: int, queries: Tensor, candidates: Tensor, side: str, scale: Tensor, bias: Tensor, **options: Any) -> dict:

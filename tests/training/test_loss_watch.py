@@ -53,6 +53,19 @@ def test_stuck_at_chance_is_told_once_and_not_in_the_warm_up(caplog: pytest.LogC
     assert caplog.text == ""
 
 
+def test_a_loss_without_a_chance_value_is_measured_by_its_start(caplog: pytest.LogCaptureFixture) -> None:
+    losses = [10.0] + 300 * [1.0] + 300 * [20.0]
+    own, with_chance = watch(), watch()
+    own.chance = None
+    with caplog.at_level(logging.WARNING):
+        assert all(own.complaint(loss, step=step) is None for step, loss in enumerate(losses))
+        told = [own.complaint(3000.0, step=step) for step in range(601, 700)]
+    assert "it began at 10.00" in next(filter(None, told))
+    assert caplog.text == ""  # it cannot be stuck at what there is not
+    # The control: three times ln(64) is less than 20.
+    assert any(with_chance.complaint(loss, step=step) for step, loss in enumerate(losses))
+
+
 def test_a_watch_goes_on_from_its_state() -> None:
     own, other = watch(), watch()
     for step in range(60):
