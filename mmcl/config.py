@@ -170,7 +170,7 @@ class LossSection(Section):
         None, ge=-2, le=2, description="negatives that score above the positive plus this are left out; null: none"
     )
     hardness: float = Field(
-        0.0, ge=0, description="weight negatives by exp(hardness * score), mean 1 (arXiv:2010.04592); 0: all the same"
+        0.0, ge=0, description="weight negatives by exp(hardness * logit), mean 1 (arXiv:2010.04592); 0: all the same"
     )
     hardness_schedule: Literal["constant", "linear", "loss"] = Field(
         "constant", description="how hardness grows from 0: linear: with the steps; loss: as the loss leaves chance"

@@ -40,7 +40,7 @@ import sys
 import mmcl.losses
 assert "triton" not in sys.modules, "importing mmcl.losses imports triton"
 import pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "not interpreter", sys.argv[1]]))
+sys.exit(pytest.main(["-rs", "-p", "no:cacheprovider", "-k", "not interpreter", sys.argv[1]]))
 """
 
 
@@ -106,7 +106,6 @@ ORDER = torch.randperm(ROWS, generator=torch.Generator().manual_seed(7))
 ALL = Sweep(both=True, hardness=0.7, with_total=True)
 CASES: dict[str, Callable[[], Case]] = {
     "pairs": pairs,
-    "without a bias": lambda: pairs()._replace(bias=None),
     "one row": lambda: pairs(1),
     "groups, hardness, totals": lambda: pairs(sweep=ALL, row_groups=GROUPS, column_groups=GROUPS),
     "groups left out, totals": lambda: pairs(
@@ -116,7 +115,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "windows, hardness": lambda: pairs(
         sweep=Sweep(both=True, hardness=0.7), row_window=window(ROWS, 8), column_window=window(ROWS, 9)
     ),
-    "a window without a low end": lambda: pairs(row_window=Window(high=window(ROWS, 8).high)),
     "mask, ids, groups, totals": lambda: pairs(
         sweep=ALL, positives=MASK, row_ids=IDS, column_ids=IDS, row_groups=GROUPS, column_groups=GROUPS
     ),
@@ -124,11 +122,11 @@ CASES: dict[str, Callable[[], Case]] = {
         unit_rows(ROWS, 0), unit_rows(MORE, 1),
         {
             "own": slice(3, 3 + ROWS), "row_groups": MORE_GROUPS[3 : 3 + ROWS], "column_groups": MORE_GROUPS,
-            "row_window": window(ROWS, 8), "positives": MORE_MASK.T[3 : 3 + ROWS],
+            "row_window": Window(high=window(ROWS, 8).high), "positives": MORE_MASK.T[3 : 3 + ROWS],
         },
         Sweep(with_total=True),
     ),
-    "extra negatives": extras,
+    "extra negatives, no bias": lambda: extras()._replace(bias=None),
     "extra negatives, groups": lambda: extras(row_groups=GROUPS, column_groups=MORE_GROUPS, groups_are="nothing"),
     "no negatives": lambda: extras(row_groups=GROUPS * 0, column_groups=MORE_GROUPS * 0, groups_are="nothing"),
     "own columns by number": lambda: pairs(own=ORDER),
@@ -298,21 +296,25 @@ def test_columns_without_gradient_cost_none(kernels: None) -> None:
 
 
 @runs_kernels
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_hardest_negatives_are_not_lost_by_their_last_bits(count: int, request: pytest.FixtureRequest) -> None:
+def test_the_hardest_negative_is_not_lost_by_its_last_bits(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     def loss() -> tuple[Tensor, Tensor]:
         image, text = (unit_rows(ROWS, seed).to(DEVICE, torch.float32).requires_grad_() for seed in (0, 1))
         extra = unit_rows(MORE, 3).to(DEVICE, torch.float32)
-        options = {"label_smoothing": 0.1, "mining": "hardest", "mining_count": count}
+        options = {"label_smoothing": 0.1, "mining": "hardest"}
         found = info_nce(image, text, torch.tensor(20.0), negative_text=extra, **options)
         found.backward()
         return found.detach(), image.grad
+
+    from mmcl.losses import fused
 
     by_tiles = loss()
     request.getfixturevalue("kernels")
     for one, other in zip(by_tiles, loss()):
         torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-5)
-    assert float(by_tiles[0]) > 0.1
+    monkeypatch.setattr(fused, "SLACK", -1e-5)  # a control: windows that lose it
+    assert float(by_tiles[0] - loss()[0]) > 0.1
 
 
 # -- when the kernels are used, and what happens where they cannot be ----------------------------------------------
