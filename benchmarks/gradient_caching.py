@@ -1,4 +1,4 @@
-"""What gradient caching costs: mmcl's micro-batches and sentence-transformers' cached loss, on the very same encoder."""
+"""What gradient caching costs: mmcl's micro-batches and sentence-transformers' cached loss, on the same encoder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from measuring import Row, Settings, compared, say, times, unmeasured
+from peak_memory import PeakError, peak_memory
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from measuring import Row, Settings, compared, say, times, unmeasured
-from peak_memory import PeakError, peak_memory
+from mmcl.batch import Batch, Embeddings
+from mmcl.losses import info_nce
+from mmcl.training.grad_cache import MicroBatches
+from mmcl.training.gradients import WholeBatch
 
 BATCH, MICRO, TOKENS, VOCABULARY = 4096, 64, 12, 1000
 WIDTH, LAYERS, HEADS = 128, 2, 2
@@ -61,27 +65,19 @@ class PairObjective(nn.Module):
         self.model = tower
         self.register_buffer("scale", torch.tensor(SCALE))
 
-    def forward(self, batch):  # noqa: ANN001, ANN201 - mmcl is imported where it is used
+    def forward(self, batch: Batch) -> Embeddings:
         """``Batch`` -> ``Embeddings``."""
-        from mmcl.batch import Embeddings
-
         image, text = (self.model(side)["sentence_embedding"] for side in (batch.image, batch.text))
         return Embeddings(image=image, text=text, group_ids=batch.group_ids, logit_scale=self.scale)
 
-    def loss(self, embeddings) -> dict[str, Tensor]:  # noqa: ANN001
+    def loss(self, embeddings: Embeddings) -> dict[str, Tensor]:
         """``Embeddings`` -> the loss."""
-        from mmcl.losses import info_nce
-
         return {"loss": info_nce(embeddings.image, embeddings.text, embeddings.logit_scale)}
 
 
 def mmcl_step(tower: Tower, rows: int, *, micro: int | None) -> Callable[[], Tensor]:
     """A call that leaves gradients in the tower and returns the loss; ``micro`` rows at once, None: all."""
     from accelerate import Accelerator
-
-    from mmcl.batch import Batch
-    from mmcl.training.grad_cache import MicroBatches
-    from mmcl.training.gradients import WholeBatch
 
     first, second = columns(rows)
     numbers = torch.arange(rows)
@@ -163,7 +159,9 @@ def gradient_caching(settings: Settings) -> Iterator[Row]:
     peaks = {}
     for name, size in variants:
         try:
-            peaks[f"{name} {size}"] = peak_memory("gradient_caching", "one_step", settings, whose=name, rows=rows, micro=size)
+            peaks[f"{name} {size}"] = peak_memory(
+                "gradient_caching", "one_step", settings, whose=name, rows=rows, micro=size
+            )
         except PeakError as error:
             say(f"{what}: memory of {name}: {error}")
     yield from _rows(what, seconds, peaks, micro, why, bounded=rows >= BATCH)

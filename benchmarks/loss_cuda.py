@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-
 from measuring import Row, Settings, compared, say, times, unmeasured
 from peers import CLIP_LOSS, ON_A_GPU, PLAIN_ROWS, Peer, leaves, mmcl_info_nce, step
 
@@ -52,9 +51,7 @@ def on_device(settings: Settings, rows: int, dtype: torch.dtype, device: torch.d
                 raise
             absent[name] = f"failed ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
             del calls[name]
-    seconds = {
-        name: min(each) for name, each in times(calls, rounds=settings.repeats or ROUNDS, device=device).items()
-    }
+    seconds = {name: min(each) for name, each in times(calls, rounds=settings.repeats or ROUNDS, device=device).items()}
     for figure, unit, found in (("time", "s", seconds), ("peak memory", "bytes", peaks)):
         for peer in others:
             row = (("cuda", f"{what}: {figure}"), {"unit": unit})

@@ -33,9 +33,7 @@ def _peak(settings: Settings, make: Callable, size: int) -> int:
     return peak_memory("loss_memory", "one_step", settings, make=make.__name__, size=size)
 
 
-def _compared(
-    what: str, mine: int, peer: Peer, settings: Settings, *, size: int
-) -> Row:
+def _compared(what: str, mine: int, peer: Peer, settings: Settings, *, size: int) -> Row:
     loss, why = peer.load()
     if loss is None:
         return unmeasured("memory", what, peer.name, why, ours=mine, unit="bytes")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-
 from measuring import Row, Settings, compared, say, times, unmeasured
 from peers import (
     CLIP_LOSS,

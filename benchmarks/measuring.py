@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_SECONDS = 60.0  # a group of timings begins no further round after so long
 PACKAGES = (
     "torch", "open_clip_torch", "transformers", "sentence-transformers", "lightly", "pytorch-metric-learning",
@@ -169,15 +168,19 @@ def _processor() -> str:
 
 
 def _commit() -> str:
+    """The commit of the mmcl that is measured; its version where it does not run from a checkout."""
+    import mmcl
+
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        command = ["git", "-C", str(Path(mmcl.__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit, changed = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "mmcl", "benchmarks")
+        commit = git("rev-parse", "--short", "HEAD")
+        return f"{commit} with changes" if commit and git("status", "--porcelain", ".") else commit or mmcl.__version__
     except OSError:  # no git
-        return "unknown"
-    return (commit or "unknown") + (" with changes" if changed else "")
+        return mmcl.__version__
 
 
 def versions() -> dict[str, str]:
@@ -233,7 +236,7 @@ def table(rows: Sequence[Row]) -> str:
         yield row.what
         yield shown(row.ours, row.unit)
         yield row.peer if row.theirs is None else f"{shown(row.theirs, row.unit)} {row.peer}"
-        yield "–" if row.ratio is None else f"{row.ratio:.3f}" if row.ratio < 0.1 else f"{row.ratio:.2f}"
+        yield "–" if row.ratio is None else f"{row.ratio:.2g}" if row.ratio < 0.1 else f"{row.ratio:.2f}"
         yield row.must_be or "–"
         yield "–" if row.holds is None else "yes" if row.holds else "**no**"
 

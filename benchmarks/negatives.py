@@ -98,7 +98,9 @@ def report(results: dict[str, dict[int, dict[str, Any]]], extra: list[str]) -> s
         + "One word or pair of words exchanged in the caption (binding, relation ...): chance is 50.",
     ]
     parts += [f"## {title}\n\n{table(results, split)}" for split, title in SPLITS.items()]
-    changes = [f"- {row}: `{' '.join(changes) or 'the recipe as it is'}`" for row, changes in ROWS.items() if row in results]
+    changes = [
+        f"- {row}: `{' '.join(changes) or 'the recipe as it is'}`" for row, changes in ROWS.items() if row in results
+    ]
     return "\n\n".join([*parts, "## What was changed\n\n" + "\n".join(changes)]) + "\n"
 
 

@@ -12,9 +12,10 @@ float32's. ``MMCL_FUSED_PRECISION`` names one of the two, or "tf32", whatever Py
 are multiplied as they are and added up in float32; logits are never rounded. Gradients on logits are, to the inputs'
 precision, after they were brought near 1, so that float16 does not lose the small ones.
 
-``MMCL_FUSED=0`` turns the kernels off, and so does a ``tile_size``. Where they cannot be compiled a warning says so,
-once, and tiles take over. They are tested on a CPU through Triton's interpreter, and compiled there for GPUs of compute
-capability 8.0 and 9.0; THEIR SPEED ON A GPU HAS NOT BEEN MEASURED YET, and their block sizes are chosen by arithmetic.
+``MMCL_FUSED=0`` turns the kernels off, and so does a ``tile_size``; exact float32 products are left to tiles, unless
+``MMCL_FUSED_PRECISION`` is set. Where they cannot be compiled a warning says so, once, and tiles take over. They are
+tested on a CPU through Triton's interpreter, and compiled there for GPUs of compute capability 8.0 and 9.0; their speed
+on a GPU has not been measured yet, and their block sizes are chosen by arithmetic.
 """
 
 from __future__ import annotations
@@ -61,7 +62,14 @@ _given_up: list[str] = []  # why the kernels are no longer tried in this process
 
 
 def is_wanted(x: Tensor, y: Tensor, candidates: Candidates, sweep: Sweep) -> bool:
-    """Whether row statistics are to be computed by the kernels: on a GPU, with Triton, unless ``MMCL_FUSED=0``."""
+    """Whether row statistics are to be computed by the kernels: on a GPU, with Triton, unless ``MMCL_FUSED=0``.
+
+    Exact products of float32 have no tensor cores, and the kernels make twice as many as tiles do: those are left to
+    tiles, unless ``MMCL_FUSED_PRECISION`` asks for them.
+    """
+    slow = x.dtype == torch.float32 and fused_launch.float32_precision() == "ieee"
+    if slow and "MMCL_FUSED_PRECISION" not in os.environ:
+        return False
     return (
         x.is_cuda
         and fused_kernels.TRITON_IS_INSTALLED

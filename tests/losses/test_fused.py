@@ -421,9 +421,14 @@ def test_only_a_gpu_is_given_to_the_kernels(monkeypatch: pytest.MonkeyPatch) -> 
     from mmcl.losses import fused, fused_kernels
 
     candidates, sweep = Candidates(torch.device("cpu"), slice(0, 3)), Sweep()
-    on_gpu = SimpleNamespace(is_cuda=True, dtype=torch.float32)
+    on_gpu = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16)
     monkeypatch.setattr(fused_kernels, "TRITON_IS_INSTALLED", True)
     assert fused.is_wanted(on_gpu, on_gpu, candidates, sweep)
+    exact = SimpleNamespace(is_cuda=True, dtype=torch.float32)
+    assert not fused.is_wanted(exact, exact, candidates, sweep)  # without tensor cores tiles are quicker
+    with monkeypatch.context() as patch:
+        patch.setenv("MMCL_FUSED_PRECISION", "ieee")
+        assert fused.is_wanted(exact, exact, candidates, sweep)
     assert not fused.is_wanted(torch.ones(3, 2), torch.ones(3, 2), candidates, sweep)
     assert not fused.is_wanted(on_gpu, on_gpu, candidates, Sweep(tile_size=4))
     with monkeypatch.context() as patch:
