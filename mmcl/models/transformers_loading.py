@@ -11,7 +11,7 @@ from typing import Any
 
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
-from mmcl.models.convolutional_stem import OPTION, build_vit
+from mmcl.models.convolutional_stem import OPTION, build_with_stem
 
 log = get_logger(__name__)
 
@@ -149,7 +149,7 @@ def build_module(config: Any) -> Any:
 
     with _one_sentence("model config", config.model_type), quiet_transformers():
         if getattr(config, OPTION, False):
-            return build_vit(config)
+            return build_with_stem(config)
         if type(config) in MODEL_MAPPING:
             return encoder_half(transformers.AutoModel.from_config(config, trust_remote_code=False))
         # Halves that AutoModel does not know: SiglipTextConfig -> SiglipTextModel.

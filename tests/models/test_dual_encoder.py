@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from transformers import CLIPTextConfig
 
 from mmcl.config import ModelSection, TowerSection
 from mmcl.errors import ConfigError
+from mmcl.models.convolutional_stem import build_with_stem
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.encoder import ENCODERS, build_tower
+from mmcl.models.saving import from_pretrained, save_pretrained
 from mmcl.models.tiny_tower import TINY_BERT, TINY_VIT, word_tokenizer
 from mmcl.models.tower import tower_parts
 
@@ -75,6 +78,40 @@ def test_convolutional_stem(images):
     assert len(parts.stem) == len(tower_parts(plain).stem) + 8, "two more convolutions, two norms"
     with pytest.raises(ConfigError, match="patch_size is 6; the stem wants a multiple of 4"):
         build_tower(TowerSection(image_size=24, options={"convolutional_stem": True, "patch_size": 6}), "image")
+
+
+def test_a_text_stem_joins_neighbours_and_does_not_see_padding():
+    section = TowerSection(options={"convolutional_stem": True, "num_hidden_layers": 1})
+    tower = build_tower(section, "text", captions=CAPTIONS).eval()
+    stem, tokenize = tower.model.embeddings, tower.preprocessing
+    short = "a red circle"
+    alone, padded = tokenize([short]), tokenize([short, "a red circle beside a dog and a dog and a dog"])
+    length = alone["input_ids"].shape[1]
+    assert padded["input_ids"].shape[1] > length
+    torch.testing.assert_close(tower(**padded).tokens[:1, :length], tower(**alone).tokens, atol=1e-5, rtol=1e-5)
+    # A word's embedding depends on its neighbours, which a plain BERT's does not.
+    first, second = (stem(tokenize([text])["input_ids"])[0, 3] for text in ("a red circle", "a dog circle"))
+    assert not torch.allclose(first, second, atol=1e-3)
+    plain = build_tower(TowerSection(options={"num_hidden_layers": 1}), "text", captions=CAPTIONS).eval()
+    first, second = (
+        plain.model.embeddings(tokenize([text])["input_ids"])[0, 3] for text in ("a red circle", "a dog circle")
+    )
+    torch.testing.assert_close(first, second)
+    with pytest.raises(ConfigError, match="a clip_text_model has no convolutional stem"):
+        build_with_stem(CLIPTextConfig())
+
+
+def test_a_model_with_both_stems_is_saved_and_loaded(tmp_path, images):
+    options = {"convolutional_stem": True, "num_hidden_layers": 1}
+    section = ModelSection(
+        image=TowerSection(options=options), text=TowerSection(options=options, pooling="mean"), embedding_dim=8
+    )
+    model = build_dual_encoder(section, captions=CAPTIONS).eval()
+    save_pretrained(model, tmp_path / "model")
+    again = from_pretrained(tmp_path / "model").eval()
+    pixels, tokens = model.image.tower.preprocessing(images), model.text.tower.preprocessing(CAPTIONS)
+    assert torch.equal(model.encode_image(**pixels), again.encode_image(**pixels))
+    assert torch.equal(model.encode_text(**tokens), again.encode_text(**tokens))
 
 
 def test_resize_override(folder):
