@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import peers
 from measuring import Row, Settings, compared, say, unmeasured
 from peak_memory import PeakError, peak_memory
-from peers import CLIP_LOSS, PLAIN, PLAIN_ROWS, SIGLIP_LOSS, Peer, leaves, step
+from peers import CLIP_LOSS, PLAIN, SIGLIP_LOSS, Peer, leaves, step
 
 COMPARED = (
-    ("info_nce", peers.mmcl_info_nce, (PLAIN, PLAIN_ROWS, CLIP_LOSS)),
+    ("info_nce", peers.mmcl_info_nce, (PLAIN, CLIP_LOSS)),
     ("sigmoid", peers.mmcl_sigmoid, (SIGLIP_LOSS,)),
 )
 

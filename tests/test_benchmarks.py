@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from conftest import Run
 
 MODULES = ("measuring", "peers", "peak_memory", "loss_accuracy", "loss_cuda", "gradient_caching")
+Run = Callable[..., subprocess.CompletedProcess[str]]
 HEAD = "| what | mmcl | peer | ratio | must be | holds |"
 
 
@@ -48,8 +49,8 @@ def check_rows(rows: list[dict], table: str, groups: set[str]) -> None:
     assert [line.split(" | ")[0][2:] for line in lines] == [row["what"] for row in rows]
     assert all(line.count("|") == HEAD.count("|") for line in lines)
     for row in rows:
-        if row["group"] != "cuda":
-            assert row["ours"] is not None
+        assert row["ours"] is not None or "not measured" in row["peer"]
+        if row["ours"] is not None:
             assert row["ours"] >= 0
         if row["ratio"] is not None:
             assert 0 < row["ratio"] < math.inf
@@ -69,9 +70,11 @@ def test_a_quick_run_without_other_packages(run_python: Run, checkout: Path, tmp
 
 @pytest.mark.slow
 def test_a_quick_run_of_the_rest(run_python: Run, checkout: Path, tmp_path: Path) -> None:
-    rows, table = measured(run_python, checkout, tmp_path, "--only", "memory,gradient_caching", "--repeats", "1")
+    arguments = ("--only", "memory,gradient_caching", "--repeats", "1", "--peers", "torch")
+    rows, table = measured(run_python, checkout, tmp_path, *arguments)
     check_rows(rows, table, {"memory", "gradient_caching"})
-    assert sum("peak memory" in row["what"] for row in rows) >= 5
+    assert [row["what"] for row in rows if row["ratio"] is not None] == ["info_nce, fp32, B = 64: peak memory"]
+    assert sum(row["ours"] is not None for row in rows if row["group"] == "gradient_caching") == 3
 
 
 @pytest.mark.parametrize(
@@ -117,10 +120,9 @@ def test_peers_compute_the_same_loss(benchmarks: SimpleNamespace, family: str, o
             )
         compared.append(peer.name)
     assert len(compared) >= 1
-    wrong = peers.step(
-        lambda x, y, scale, bias: getattr(peers, ours)()(x, y.roll(1, 0), scale, bias), peers.leaves(6, 8)
-    )()
-    assert wrong[0].item() != pytest.approx(value.item(), rel=1e-3)  # a control: pairs matter
+    loss = getattr(peers, ours)()
+    wrong, _ = outcome(peers, lambda x, y, scale, bias: loss(x, y.roll(1, 0), scale, bias), 6)
+    assert wrong.item() != pytest.approx(value.item(), rel=1e-3)  # a control: pairs matter
 
 
 @pytest.mark.slow
@@ -136,9 +138,12 @@ def test_cached_and_plain_steps_of_both_have_the_same_gradient(benchmarks: Simpl
             value = float(call())
             gradient = torch.cat([p.grad.flatten() for p in tower.parameters() if p.grad is not None])
             found[name, micro] = (value, gradient)
-    value, gradient = found["mmcl", None]
+    value, gradient = found["mmcl", None]  # gradients are made anew by every call: these stay
     assert value > 0.1
     assert gradient.norm() > 0.01
+    tower.train()
+    with_dropout = float(caching.mmcl_step(tower, 8, micro=None)())
+    assert with_dropout != pytest.approx(value, rel=1e-5)  # a control
     for name, (other, other_gradient) in found.items():
         assert other == pytest.approx(value, rel=1e-5), name
         assert (other_gradient - gradient).norm() < 1e-4 * gradient.norm(), name
@@ -161,7 +166,8 @@ def test_the_peak_of_memory_is_seen(benchmarks: SimpleNamespace) -> None:
     peak = benchmarks.peak_memory
     block = 64 * 2**20
     for read in (peak.growth, lambda work: watched(peak, work)):
-        assert block <= read(lambda: torch.ones(block // 4).sum()) < 1.5 * block
+        # The kernel counts pages in lots.
+        assert 0.98 * block <= read(lambda: torch.ones(block // 4).sum()) < 1.5 * block
         assert read(lambda: None) < block / 4
 
 

@@ -54,7 +54,7 @@ def info_nce(
     .. math:: L = \frac{1}{2b} \sum_i \Big( -\frac{1}{|P(i)|} \sum_{p \in P(i)}
               \log \frac{e^{z_{ip}}}{\sum_{P(i) \cup N(i)} e^{z_{ij}}} \;+\; \text{the same on } z^\top \Big)
 
-    The logits are never held: memory is O(b d + tile) beside at most 64 MiB of them (1 GiB on a GPU) that are kept to
+    The logits are never held: memory is O(b d + tile) beside at most 128 MiB of them (1 GiB on a GPU) that are kept to
     save computing them twice. Gradients are exact.
 
     Args:

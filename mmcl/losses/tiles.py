@@ -19,7 +19,7 @@ TILE = {"cpu": (512, 1024), "cuda": (4096, 4096)}
 # error, for a fifth more time (measured at d = 512).
 PIECES = 4
 SMALL = 1024 * 1024  # logits up to which half-precision inputs are widened
-KEPT_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
+KEPT_BYTES = {"cpu": 128 * 2**20, "cuda": 1024 * 2**20}
 
 
 class Tile(NamedTuple):

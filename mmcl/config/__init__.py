@@ -1,0 +1,72 @@
+"""The recipe: one YAML file as typed, strict, frozen models. Every default stands here, once."""
+
+from mmcl.config.data_sections import AugmentSection, CaptionsSection, ColumnsSection, DataSection, SplitSection
+from mmcl.config.keys import describe_keys, known_keys, nearest_key
+from mmcl.config.loss_sections import (
+    LOSS_OPTIONS,
+    LOSSES_WITH_NEGATIVES,
+    BatchesSection,
+    LossSection,
+    NegativesSection,
+)
+from mmcl.config.model_sections import HeadSection, ModelSection, TowerSection
+from mmcl.config.reading import (
+    SMOKE,
+    apply_overrides,
+    find_recipe,
+    load_recipe,
+    parse_yaml,
+    recipe_folders,
+    recipe_from_tree,
+    shipped_recipes,
+)
+from mmcl.config.recipe import SIGLIP_START, Recipe
+from mmcl.config.section import Section
+from mmcl.config.train_sections import (
+    CheckpointSection,
+    EmaSection,
+    EvaluateSection,
+    FeatureCacheSection,
+    OptimizerSection,
+    RunSection,
+    ScheduleSection,
+    TrainSection,
+)
+
+__all__ = [
+    "LOSSES_WITH_NEGATIVES",
+    "LOSS_OPTIONS",
+    "SIGLIP_START",
+    "SMOKE",
+    "AugmentSection",
+    "BatchesSection",
+    "CaptionsSection",
+    "CheckpointSection",
+    "ColumnsSection",
+    "DataSection",
+    "EmaSection",
+    "EvaluateSection",
+    "FeatureCacheSection",
+    "HeadSection",
+    "LossSection",
+    "ModelSection",
+    "NegativesSection",
+    "OptimizerSection",
+    "Recipe",
+    "RunSection",
+    "ScheduleSection",
+    "Section",
+    "SplitSection",
+    "TowerSection",
+    "TrainSection",
+    "apply_overrides",
+    "describe_keys",
+    "find_recipe",
+    "known_keys",
+    "load_recipe",
+    "nearest_key",
+    "parse_yaml",
+    "recipe_folders",
+    "recipe_from_tree",
+    "shipped_recipes",
+]

@@ -1,0 +1,82 @@
+"""The data: where they lie, their splits and columns, and how images and captions are varied."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mmcl.config.section import Section
+
+
+class ColumnsSection(Section):
+    """What the data call mmcl's columns; a dot reaches into a struct, such as ``text: i18n.de``."""
+
+    image: str | None = Field(None, description="the data's name for: image; default image, file_name, path ...")
+    text: str | None = Field(
+        None, description="the data's name for: caption, or list of captions; default text, caption"
+    )
+    label: str | None = Field(None, description="the data's name for: class, for zero-shot")
+    group: str | None = Field(None, description="the data's name for: what belongs together; same group = positive")
+    domain: str | None = Field(None, description="the data's name for: where a row comes from, such as photo or sketch")
+    tags: str | None = Field(None, description="the data's name for: list of keywords")
+    negatives: str | None = Field(None, description="the data's name for: list of wrong captions")
+    id: str | None = Field(None, description="the data's name for: what messages call a row")
+    split: str | None = Field(None, description="the data's name for: the split a row is in")
+
+
+class SplitSection(Section):
+    """Which splits are trained on, judged during training, and judged at the end."""
+
+    train: str = Field("train", description="split to train on")
+    validation: str | None = Field("validation", description="split judged during training; null: none")
+    test: str | None = Field("test", description="split judged once, with the best model; null: none")
+
+
+class AugmentSection(Section):
+    """Random changes to training images (torchvision v2); all off by default. Captions: see ``data.captions``."""
+
+    crop_scale: tuple[float, float] | None = Field(
+        None, strict=False, description="share of the image's area a random resized crop keeps, such as [0.5, 1.0]"
+    )
+    crop_ratio: tuple[float, float] = Field(
+        (0.75, 1.3333333), strict=False, description="narrowest and widest crop, as width / height"
+    )
+    flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
+    color_jitter: float = Field(0.0, ge=0, le=1, description="strength (SimCLR's s, arXiv:2002.05709 app. A)")
+    color_jitter_probability: float = Field(0.8, ge=0, le=1, description="probability of colour jitter, where it is on")
+    grayscale: float = Field(0.0, ge=0, le=1, description="probability of dropping colour")
+    blur: float = Field(0.0, ge=0, le=1, description="probability of a Gaussian blur")
+    erase: float = Field(0.0, ge=0, le=1, description="probability of erasing a rectangle (arXiv:1708.04896)")
+
+    @property
+    def active(self) -> bool:
+        """Whether any augmentation is on."""
+        chances = (self.flip, self.color_jitter, self.grayscale, self.blur, self.erase)
+        return self.crop_scale is not None or any(chance > 0 for chance in chances)
+
+
+class CaptionsSection(Section):
+    """Which of a row's captions a step uses, and what is appended to it."""
+
+    sample: Literal["random", "first"] = Field("random", description="which of several captions a step uses")
+    tags_probability: float = Field(0.0, ge=0, le=1, description="chance that the row's tags are appended")
+
+
+class DataSection(Section):
+    """What is learnt from: the data, their splits and columns, and how images and captions are varied."""
+
+    path: str = Field(description="DATA: folder, table, shards, Hub id, or shapes[?train=N&seed=N]")
+    images: str | None = Field(None, description="folder the image paths of a table are relative to")
+    negatives: str | None = Field(None, description="file of mmcl data mine: wrong captions and images of the rows")
+    split: SplitSection = SplitSection()
+    columns: ColumnsSection = ColumnsSection()
+    augment: AugmentSection = AugmentSection()
+    captions: CaptionsSection = CaptionsSection()
+    bucket_by_length: bool = Field(False, description="batch captions of similar length together")
+    workers: int | Literal["auto"] = Field("auto", description="reader processes; auto: 0 on CPU, up to 8 with a GPU")
+    holdout_share: float = Field(
+        0.05, gt=0, lt=1, description="share of the training groups held out where the data have no validation split"
+    )
+    max_rows: int | None = Field(None, ge=4, description="rows used of each split, drawn by run.seed; null: all")
+    max_skipped_share: float = Field(0.1, ge=0, le=1, description="stop when more rows than this are unusable")
