@@ -30,8 +30,8 @@ class TowerSection(Section):
 
     name: str = Field("tiny", description="transformers id or folder, timm:NAME, open_clip:ARCH[/PRETRAINED], or tiny")
     pretrained: bool = Field(True, description="false: random weights from the tower's config")
-    pooling: Literal["auto", "cls", "mean", "max", "pooler", "attention"] = Field(
-        "auto", description="features from tokens; auto: what the tower was trained with"
+    pooling: Literal["auto", "cls", "mean", "max", "pooler", "attention", "grid"] = Field(
+        "auto", description="features from tokens; auto: what the tower was trained with; grid: what is where counts"
     )
     head: HeadSection = HeadSection()
     freeze: bool | int = Field(False, description="true: the whole tower; n: its embeddings and first n blocks")

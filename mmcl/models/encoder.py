@@ -12,7 +12,7 @@ from mmcl.config import HeadSection, TowerSection
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
 from mmcl.models.heads import IdentityHead, LinearHead, MlpHead
-from mmcl.models.pooling import AttentionPooling, pool_tokens
+from mmcl.models.pooling import build_pooling, pool_tokens
 from mmcl.models.references import TowerReference, parse_tower
 from mmcl.models.tower import Tower, TowerOutput
 
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
                 f"{', '.join(tower.poolings)}"
             )
         self.tower, self.head, self.pooling = tower, head, pooling
-        self.attention_pooling = AttentionPooling(tower.feature_dim) if pooling == "attention" else None
+        self.learned_pooling = build_pooling(pooling, tower)
 
     @property
     def modality(self) -> str:
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
     @property
     def has_fixed_features(self) -> bool:
         """Whether features never change in training: the tower is frozen, and pooling has no weights."""
-        return self.attention_pooling is None and not any(p.requires_grad for p in self.tower.parameters())
+        return self.learned_pooling is None and not any(p.requires_grad for p in self.tower.parameters())
 
     def features(self, **inputs: Tensor) -> Tensor:
         """Tower inputs -> (b, f), before the head."""
@@ -60,8 +60,8 @@ class Encoder(nn.Module):
         """What the tower made of a batch -> (b, f)."""
         if self.pooling == "pooler":
             return output.pooled
-        if self.attention_pooling is not None:
-            return self.attention_pooling(output.tokens, output.mask)
+        if self.learned_pooling is not None:
+            return self.learned_pooling(output.tokens, output.mask)
         return pool_tokens(output.tokens, output.mask, self.pooling)
 
     def forward(self, features: Tensor | None = None, **inputs: Tensor) -> Tensor:

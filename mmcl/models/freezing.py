@@ -146,8 +146,8 @@ def parameter_groups(model: DualEncoder, section: ModelSection, optimizer: Optim
             label = f"{encoder.modality} tower"
             add(label, [p for p in parameters if id(p) in trains], rate * tower.layer_decay**depth)
         rest = [*encoder.head.parameters()]
-        if encoder.attention_pooling is not None:
-            rest += [*encoder.attention_pooling.parameters()]
+        if encoder.learned_pooling is not None:
+            rest += [*encoder.learned_pooling.parameters()]
         add(f"{encoder.modality} head", rest, optimizer.learning_rate)
     scalars = [p for p in (model.log_logit_scale, model.logit_bias) if p is not None and p.requires_grad]
     buckets[("logits", optimizer.learning_rate, 0.0)] = scalars

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from mmcl.errors import ShapeError
+
+if TYPE_CHECKING:
+    from mmcl.models.tower import Tower
 
 
 def pool_tokens(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:
@@ -54,3 +59,48 @@ class AttentionPooling(nn.Module):
         query = self.query.expand(len(tokens), -1, -1)
         pooled, _ = self.attention(query, tokens, tokens, key_padding_mask=~mask, need_weights=False)
         return self.norm(pooled[:, 0])
+
+
+class GridPooling(nn.Module):
+    """The mean of an image's tokens, and added to it a linear map of how the token of each place differs from the mean.
+
+    A mean cannot say where a thing was unless the tokens do; here "red on the left" is linear in the tokens. The map
+    starts at zero, so that training starts from the plain mean. The least form of pooling by place, as in spatial
+    pyramids (Lazebnik et al. 2006; He et al. 2014, arXiv:1406.4729), with the finest level and the whole alone.
+
+    Args:
+        num_tokens: n, tokens of places in every image; class and register tokens, which stand first, are left out.
+        feature_dim: f.
+    """
+
+    def __init__(self, num_tokens: int, feature_dim: int) -> None:
+        super().__init__()
+        self.num_tokens = num_tokens
+        self.places = nn.Linear(num_tokens * feature_dim, feature_dim, bias=False)
+        nn.init.zeros_(self.places.weight)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """tokens (b, t, f), mask (b, t) bool, true for the last n -> features (b, f).
+
+        Raises:
+            ShapeError: fewer tokens than the map was made for, or more that count.
+        """
+        of_places = tokens[:, -self.num_tokens :]
+        if of_places.shape[1] < self.num_tokens or bool(mask[:, : -self.num_tokens].any()):
+            raise ShapeError(
+                f"pooling grid was made for {self.num_tokens} tokens an image, got {int(mask.sum(1).max())}; give "
+                f"images of one size"
+            )
+        mean = of_places.mean(1)
+        return mean + self.places((of_places - mean[:, None]).flatten(1))
+
+
+def build_pooling(pooling: str, tower: Tower) -> nn.Module | None:
+    """The pooling of that name where it has weights; None for one without."""
+    if pooling == "attention":
+        return AttentionPooling(tower.feature_dim)
+    if pooling == "grid":
+        with torch.no_grad():
+            num_tokens = int(tower(**tower.example()).mask.sum())
+        return GridPooling(num_tokens, tower.feature_dim)
+    return None

@@ -73,6 +73,8 @@ class TransformersTower(Tower):
         own_dim = None if pooled is None else pooled.flatten(1).shape[1]
         # SigLIP 2's text tower may project inside its pooler; then only its own pooling fits its size.
         of_tokens = ("cls", "mean", "max", "attention") if own_dim in (None, tokens.shape[-1]) else ()
+        if of_tokens and modality == "image" and tokens.ndim == 3:
+            of_tokens = (*of_tokens, "grid")
         self.feature_dim = own_dim or tokens.shape[-1]
         self.poolings = (
             *(pooling for pooling in of_tokens if pooling != "cls" or has_cls),

@@ -104,9 +104,12 @@ def test_a_text_stem_joins_neighbours_and_does_not_see_padding():
 def test_a_model_with_both_stems_is_saved_and_loaded(tmp_path, images):
     options = {"convolutional_stem": True, "num_hidden_layers": 1}
     section = ModelSection(
-        image=TowerSection(options=options), text=TowerSection(options=options, pooling="mean"), embedding_dim=8
+        image=TowerSection(options=options, pooling="grid"),
+        text=TowerSection(options=options, pooling="mean"),
+        embedding_dim=8,
     )
     model = build_dual_encoder(section, captions=CAPTIONS).eval()
+    torch.nn.init.normal_(model.image.learned_pooling.places.weight)
     save_pretrained(model, tmp_path / "model")
     again = from_pretrained(tmp_path / "model").eval()
     pixels, tokens = model.image.tower.preprocessing(images), model.text.tower.preprocessing(CAPTIONS)

@@ -98,7 +98,7 @@ def test_attention_pooling_has_weights_of_its_own(folder):
     apply_freezing(model, section)
     assert not model.image.has_fixed_features
     _step(model)
-    assert all(p.grad is not None for p in model.image.attention_pooling.parameters())
+    assert all(p.grad is not None for p in model.image.learned_pooling.parameters())
     assert all(p.grad is None for p in model.image.tower.parameters())
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmcl.errors import ShapeError
-from mmcl.models.pooling import AttentionPooling, pool_tokens
+from mmcl.models.pooling import AttentionPooling, GridPooling, pool_tokens
 
 
 def _naive(tokens, mask, pooling):
@@ -68,3 +68,25 @@ def test_attention_heads_divide_the_width():
     assert AttentionPooling(24).attention.num_heads == 8
     assert AttentionPooling(6).attention.num_heads == 2
     assert AttentionPooling(7).attention.num_heads == 1
+
+
+def test_grid_pooling_starts_as_the_mean_and_learns_places():
+    tokens = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    pooling = GridPooling(5, 8)
+    torch.testing.assert_close(pooling(tokens, mask), tokens.mean(1))
+    shuffled = tokens[:, [1, 0, 2, 3, 4]]
+    torch.testing.assert_close(pooling(shuffled, mask), pooling(tokens, mask))
+    torch.nn.init.normal_(pooling.places.weight)
+    places = pooling.places.weight.view(8, 5, 8)
+    mean = tokens.mean(1)
+    expected = [mean[b] + sum(places[:, t] @ (tokens[b, t] - mean[b]) for t in range(5)) for b in range(3)]
+    torch.testing.assert_close(pooling(tokens, mask), torch.stack(expected), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(pooling(shuffled, mask), pooling(tokens, mask), atol=1e-2)
+    # A class token before them is left out, as the mean of what counts leaves it out.
+    with_class = torch.cat([torch.full((3, 1, 8), 9.0), tokens], 1)
+    its_mask = torch.cat([torch.zeros(3, 1, dtype=torch.bool), mask], 1)
+    torch.testing.assert_close(pooling(with_class, its_mask), pooling(tokens, mask))
+    for wrong in (tokens[:, :4], with_class):
+        with pytest.raises(ShapeError, match=f"made for 5 tokens an image, got {wrong.shape[1]}"):
+            pooling(wrong, torch.ones(wrong.shape[:2], dtype=torch.bool))

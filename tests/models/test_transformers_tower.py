@@ -77,7 +77,9 @@ def test_image_towers(folder, images, name):
     assert output.tokens.shape[::2] == (4, 32)
     assert (~output.mask).sum(1).tolist() == [prefix] * 4
     assert (output.pooled is not None) == has_pooler
-    expected = {"mean", "max", "attention"} | ({"cls"} if has_cls else set()) | ({"pooler"} if has_pooler else set())
+    expected = (
+        {"mean", "max", "attention", "grid"} | ({"cls"} if has_cls else set()) | ({"pooler"} if has_pooler else set())
+    )
     assert set(tower.poolings) == expected
     assert tower.default_pooling == ("pooler" if has_pooler else "cls")
     for pooling in tower.poolings:
@@ -85,7 +87,7 @@ def test_image_towers(folder, images, name):
 
 
 def test_cls_needs_a_class_token(folder):
-    with pytest.raises(ConfigError, match=r"model.image.pooling is 'cls'.* allows mean, max, attention, pooler"):
+    with pytest.raises(ConfigError, match=r"model.image.pooling is 'cls'.* allows mean, max, attention, grid, pooler"):
         Encoder(_tower(folder("siglip_vision"), "image"), IdentityHead(), pooling="cls")
     tower = _tower(folder("bert"), "text")
     tower.preprocessing.tokenizer.cls_token = None
