@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmcl.cli.console import check_json_file, make_console, write_json
-from mmcl.cli.evaluate import BatchSize, Columns, Data, Device, Images, Json, Model, _open
+from mmcl.cli.evaluate import BatchSize, Columns, Data, Device, Images, Json, Model, open_both
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,7 @@ def mine(
 
     plan = MiningPlan(captions_per_row, images_per_row, positive_margin or None, near_duplicate or None, skip_nearest)
     check_mined_path(out)
-    embedder, dataset = _open(model, data, device=device, columns=columns, images=images)
+    embedder, dataset = open_both(model, data, device=device, columns=columns, images=images)
     console = make_console()
     with _watch_work(console) as progress:
         about = mine_negatives(embedder, dataset, out, plan=plan, name=model, batch_size=batch_size, progress=progress)

@@ -33,7 +33,7 @@ Columns = Annotated[
 Images = Annotated[Path | None, typer.Option("--images", help="Folder that a table's image paths are relative to.")]
 
 
-def _open(
+def open_both(
     model: str, data: str, *, device: str | None, columns: list[str] | None, images: Path | None
 ) -> tuple[Embedder, ImageTextDataset]:
     """The data first: they are quick to check, a model may be slow to load."""
@@ -73,7 +73,7 @@ def retrieval(
     Example: mmcl eval retrieval runs/emoji path/to/emoji:test --json retrieval.json
     """
     check_json_file(json_file)
-    embedder, dataset = _open(model, data, device=device, columns=columns, images=images)
+    embedder, dataset = open_both(model, data, device=device, columns=columns, images=images)
     from mmcl.evaluation import FoilEvaluator, RetrievalEvaluator
 
     with watch_images(dataset, make_console()):
@@ -105,7 +105,7 @@ def zeroshot(
     Example: mmcl eval zeroshot runs/emoji path/to/emoji:test --templates templates.txt
     """
     check_json_file(json_file)
-    embedder, dataset = _open(model, data, device=device, columns=columns, images=images)
+    embedder, dataset = open_both(model, data, device=device, columns=columns, images=images)
     from mmcl.evaluation import ZeroShotEvaluator, load_classes, load_prompts, load_templates
     from mmcl.evaluation.report import render_confusion
     from mmcl.evaluation.zero_shot import judge_prediction
