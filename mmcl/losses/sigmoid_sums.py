@@ -125,7 +125,7 @@ def _sweep(
     for tile in tiles(len(x), len(y), shape):
         slopes = _one_tile(tile, products, candidates, terms, sums)
         if wants:
-            products.add_gradients(tile, slopes, on_rows, on_columns)
+            products.add_gradients(tile, slopes, on_rows, on_columns if y.requires_grad else None)
             on_bias += slopes.sum()
     if not wants:
         return sums, []

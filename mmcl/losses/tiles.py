@@ -138,23 +138,25 @@ class TileProducts:
             out.mul_(self.scale)
         return out if self.bias is None else out.add_(self.bias)
 
-    def add_gradients(self, tile: Tile, gradient: Tensor, rows: Tensor, columns: Tensor) -> None:
+    def add_gradients(self, tile: Tile, gradient: Tensor, rows: Tensor, columns: Tensor | None) -> None:
         """Add what ``gradient`` (r, c), on the logits, is for the rows divided by the scale, and for the columns.
 
         Args:
             tile: where it stands.
             gradient: on the tile's logits.
             rows: (b, d); gains ``gradient @ y`` (the caller multiplies by the scale at the end).
-            columns: (n, d); gains ``scale * gradient.T @ x``.
+            columns: (n, d); gains ``scale * gradient.T @ x``. None: columns that need no gradient.
         """
         x, y = self._rows[tile.rows], self._y[tile.columns]
         if not self.half:
             rows[tile.rows].addmm_(gradient, y)
-            columns[tile.columns].addmm_(gradient.T, x)
+            if columns is not None:
+                columns[tile.columns].addmm_(gradient.T, x)
             return
         narrow = self.scratch("half", tile, x.dtype).copy_(gradient)
         rows[tile.rows].add_(narrow @ y)
-        columns[tile.columns].add_((narrow.T @ x).to(self.dtype).mul_(self.scale))
+        if columns is not None:
+            columns[tile.columns].add_((narrow.T @ x).to(self.dtype).mul_(self.scale))
 
     def paired(self, own: slice | Tensor) -> Tensor:
         """(b,) logit of every row with its own column: those of a slice, or those numbered."""

@@ -160,6 +160,21 @@ def test_shares_of_a_gathered_batch_add_up_to_the_whole(name: str, options: dict
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_a_queue_needs_no_gradient_for_the_rows_to_have_theirs(name: str) -> None:
+    loss, _ = LOSSES[name]
+    results = []
+    for learns in (True, False):
+        values = leaves(torch.float64)
+        values[4] = values[4].detach().requires_grad_(learns)
+        evaluate(loss, values, {"negative_text": "extra", "negative_image": "extra", "tile_size": 3})
+        results.append([value.grad for value in values])
+    for with_gradient, without in zip(results[0][:4], results[1][:4]):
+        torch.testing.assert_close(without, with_gradient, rtol=1e-12, atol=1e-14)
+    assert results[0][4].abs().max() > 1e-3
+    assert results[1][4] is None
+
+
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(("rows", "tile_size"), [(1, 1), (2, 1), (13, 4), (13, 5), (13, 13), (13, 50)])
 def test_any_tile_gives_the_same(name: str, rows: int, tile_size: int) -> None:
     loss, _ = LOSSES[name]
