@@ -126,7 +126,7 @@ class FusedWork:
         self.candidates, self.sweep = candidates, sweep
         # The same rows on both sides in the same part: one kernel finds the gradients of both.
         self.is_shared = sweep.symmetric and x.data_ptr() == y.data_ptr() and x.requires_grad and y.requires_grad
-        self.needs_columns = y.requires_grad and not self.is_shared
+        self.columns_learn = y.requires_grad
         self.own: Tensor | None = None
         self.own_scores: Tensor | None = None
         self.sides: list[_Side] = []
@@ -164,6 +164,7 @@ class FusedWork:
             _give_up(error)
             work = _Work(*self._given, self.candidates, self.sweep)
             work.sides, work.rows, work.own = self.sides, self.sides[0], self.own
+            work.columns_learn = self.columns_learn
             return work.spread(gradients)
 
     def _spread(self, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -182,7 +183,7 @@ class FusedWork:
         of_rows, of_columns = packed[0], packed[1] if self.sweep.both else packed[0] if self.is_shared else None
         on_rows, products = self._gradient(of_rows, of_columns, on_own, unit, of_rows=True)
         on_columns = self.y.new_zeros(()).expand(self.y.shape)
-        if self.needs_columns:
+        if self.columns_learn and not self.is_shared:
             on_own = None if on_own is None else self._of_columns(on_own)
             on_columns, _ = self._gradient(of_columns, of_rows, on_own, unit, of_rows=False)
         on_scale = on_scale + products.sum() * unit

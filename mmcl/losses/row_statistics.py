@@ -229,7 +229,7 @@ class _Work:
         self.kept: dict[tuple[int, int], Tensor] = {}
         self._budget = KEPT_BYTES.get(x.device.type, 0)
         # Such as a queue's: half the products of the backward are saved.
-        self._columns_learn = y.requires_grad
+        self.columns_learn = y.requires_grad
         # Looking at a value makes a GPU wait; there, rows and columns always have maxima of their own.
         self._may_look = x.device.type == "cpu"
 
@@ -267,7 +267,7 @@ class _Work:
                 logits = products.logits(tile)
                 self._hide_own(tile, logits)
             on_logits = self._on_logits(tile, logits, on_sides)
-            products.add_gradients(tile, on_logits, on_rows, on_columns if self._columns_learn else None)
+            products.add_gradients(tile, on_logits, on_rows, on_columns if self.columns_learn else None)
         on_scale = products.row_products(on_rows)
         on_bias = sum(side.on_bias() for side in on_sides)
         return on_rows.mul_(products.scale), on_columns, on_scale, on_bias
