@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ HEAD = "| what | mmcl | peer | ratio | must be | holds |"
 def benchmarks(checkout: Path) -> Iterator[SimpleNamespace]:
     """The modules of benchmarks/, which are no package."""
     import importlib
-import mmap
 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(checkout / "benchmarks"))
