@@ -7,6 +7,7 @@ import math
 import mmap
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -171,6 +172,7 @@ def test_the_peak_of_memory_is_seen(benchmarks: SimpleNamespace) -> None:
         with mmap.mmap(-1, block) as memory:  # new memory: an allocator may have some left from other tests
             for page in range(0, block, mmap.PAGESIZE):
                 memory[page] = 1
+            time.sleep(0.05)  # so that who looks every millisecond sees all of it
 
     for read in (peak.growth, lambda work: watched(peak, work)):
         # The kernel counts pages in lots.
