@@ -131,7 +131,8 @@ def test_peers_compute_the_same_loss(benchmarks: SimpleNamespace, family: str, o
 def test_cached_and_plain_steps_of_both_have_the_same_gradient(benchmarks: SimpleNamespace) -> None:
     pytest.importorskip("sentence_transformers")
     caching = benchmarks.gradient_caching
-    tower = caching.Tower()
+    # Random sentences are nearly alike to a random BERT: in float32 their gradients would be lost to rounding.
+    tower = caching.Tower().double()
     found = {}
     for name, make in caching.STEPS.items():
         for micro in (None, 3):
@@ -147,8 +148,8 @@ def test_cached_and_plain_steps_of_both_have_the_same_gradient(benchmarks: Simpl
     with_dropout = float(caching.mmcl_step(tower, 8, micro=None)())
     assert with_dropout != pytest.approx(value, rel=1e-5)  # a control
     for name, (other, other_gradient) in found.items():
-        assert other == pytest.approx(value, rel=1e-5), name
-        assert (other_gradient - gradient).norm() < 1e-4 * gradient.norm(), name
+        assert other == pytest.approx(value, rel=1e-6), name  # one of them reads its scale as float32
+        assert (other_gradient - gradient).norm() < 1e-6 * gradient.norm(), name
 
 
 def test_converged_pairs_have_a_small_loss_and_fresh_ones_that_of_chance(benchmarks: SimpleNamespace) -> None:
