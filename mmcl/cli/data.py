@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmcl.cli.console import check_json_file, make_console, write_json
-from mmcl.cli.evaluate import BatchSize, Columns, Data, Device, Images, Json, Model, open_both
+from mmcl.cli.evaluate.options import BatchSize, Columns, Data, Device, Images, Json, Model, open_both
 
 if TYPE_CHECKING:
     from rich.console import Console

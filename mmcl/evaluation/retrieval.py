@@ -14,7 +14,7 @@ from torch import Tensor
 from mmcl.errors import ConfigError
 from mmcl.evaluation.bootstrap import bootstrap_means, bootstrap_medians, ci95
 from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities, text_embeddings
-from mmcl.evaluation.metrics import NDCG_DEPTH, chance_hit_rate, median_rank, query_metrics
+from mmcl.evaluation.metrics.retrieval import NDCG_DEPTH, chance_hit_rate, median_rank, query_metrics
 from mmcl.evaluation.ranking import Ranks, positive_ranks
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.evaluation.bootstrap import bootstrap_means, ci95
-from mmcl.evaluation.classification import (
+from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities, text_embeddings
+from mmcl.evaluation.metrics.classification import (
     confusion_matrix,
     expected_calibration_error,
     f1_macro,
@@ -22,7 +23,6 @@ from mmcl.evaluation.classification import (
     roc_auc_macro,
     top_k_hits,
 )
-from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities, text_embeddings
 from mmcl.evaluation.prompts import DEFAULT_TEMPLATES, check_templates, fill_templates
 from mmcl.evaluation.ranking import score_all
 

@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from mmcl.errors import ConfigError, ShapeError
-from mmcl.evaluation.classification import (
+from mmcl.evaluation.metrics.classification import (
     confusion_matrix,
     expected_calibration_error,
     f1_macro,

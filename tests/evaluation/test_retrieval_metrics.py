@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmcl.errors import ConfigError, ShapeError
 from mmcl.evaluation.bootstrap import bootstrap_means, bootstrap_medians, ci95
-from mmcl.evaluation.metrics import (
+from mmcl.evaluation.metrics.retrieval import (
     average_precision,
     chance_hit_rate,
     hit_rate,

@@ -206,16 +206,16 @@ class Scripted:
 
 def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     judge = Scripted(values)
-    monkeypatch.setattr(build, "_check_metric", lambda *_: None)
-    monkeypatch.setattr(build, "run_evaluators", judge)
+    monkeypatch.setattr(build.training, "_check_metric", lambda *_: None)
+    monkeypatch.setattr(build.training, "run_evaluators", judge)
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 6), ("min", 4)])
 def test_the_best_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, best: int) -> None:
     scripted(monkeypatch, [0.2, 0.1, 0.7, 0.7, 0.5, 0.3])
     saved = []
-    own = build._replace_model
-    monkeypatch.setattr(build, "_replace_model", lambda model, folder: saved.append(1) or own(model, folder))
+    own = build.training._replace_model
+    monkeypatch.setattr(build.training, "_replace_model", lambda model, folder: saved.append(1) or own(model, folder))
     run = small_run(tmp_path / "run", "evaluate.every_steps=2", f"evaluate.mode={mode}")
     assert run.result.progress.best_step == best  # an equal value is no gain
     assert len(saved) == 2
@@ -433,7 +433,7 @@ def test_a_folder_with_someone_elses_model_is_left_alone(tmp_path: Path) -> None
 
 def test_an_unwritable_folder_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(build, "load_splits", lambda recipe: pytest.fail("data were loaded first"))
+    monkeypatch.setattr(build.training, "load_splits", lambda recipe: pytest.fail("data were loaded first"))
     for folder in (tmp_path / "file" / "run", Path("/proc/mmcl/run")):
         with pytest.raises(ConfigError, match=rf"run folder {folder} cannot be written.*run.dir"):
             small_run(folder)

@@ -1,4 +1,4 @@
-"""Recipe -> objects: the only place where a recipe's names become code, and the two calls most people make."""
+"""A recipe's names to objects, and `train`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from mmcl.data.training_splits import Splits, load_splits
 from mmcl.embedder import DualEncoderEmbedder, Embedder, embed_images, load
 from mmcl.errors import ConfigError, MmclError
 from mmcl.evaluation import FoilEvaluator, RetrievalEvaluator, ZeroShotEvaluator, load_classes, load_templates
+from mmcl.build.evaluation import build_evaluators, run_evaluators
 from mmcl.evaluation.blind import BlindEmbedder
 from mmcl.logs import get_logger
 from mmcl.losses.barlow_twins import barlow_twins
@@ -88,133 +89,6 @@ OBJECTIVES: dict[str, type[torch.nn.Module]] = {"image_text": ImageTextObjective
 
 VOCABULARY_ROWS = 1_000_000  # rows whose captions make a tiny tower's vocabulary
 METRIC_ROWS = 200  # rows that usually show what an evaluation measures
-
-
-# -- evaluation --------------------------------------------------------------------------------------------------
-
-
-def _retrieval(dataset: ImageTextDataset, section: EvaluateSection, confidence: bool) -> Any:
-    return RetrievalEvaluator(dataset, batch_size=section.batch_size, confidence=confidence)
-
-
-def _zeroshot(dataset: ImageTextDataset, section: EvaluateSection, confidence: bool) -> Any:
-    return ZeroShotEvaluator(
-        dataset,
-        classes=load_classes(section.classes) if section.classes else None,
-        templates=load_templates(section.templates) if isinstance(section.templates, str) else section.templates,
-        batch_size=section.batch_size,
-    )
-
-
-def _foils(dataset: ImageTextDataset, section: EvaluateSection, confidence: bool) -> Any:
-    return FoilEvaluator(dataset, batch_size=section.batch_size)
-
-
-# Task -> how its evaluator is built, and the column it needs.
-EVALUATORS: dict[str, tuple[Callable[[ImageTextDataset, EvaluateSection, bool], Any], str]] = {
-    "retrieval": (_retrieval, "texts"),
-    "zeroshot": (_zeroshot, "label"),
-    "foils": (_foils, "foils"),
-}
-
-
-def build_evaluators(
-    dataset: ImageTextDataset, section: EvaluateSection, *, tasks: Sequence[str], confidence: bool = True
-) -> list[Any]:
-    """The evaluators of the tasks that the data allow; a task whose column is missing is left out.
-
-    Args:
-        dataset: the split to judge on.
-        section: batch size, classes and templates.
-        tasks: names of ``EVALUATORS``.
-        confidence: whether bootstrap intervals are computed (they take longer).
-
-    Raises:
-        ConfigError: an unknown task.
-    """
-    unknown = [task for task in tasks if task not in EVALUATORS]
-    if unknown:
-        raise ConfigError(f"unknown task {unknown[0]!r}; there are {', '.join(EVALUATORS)}")
-    return [EVALUATORS[task][0](dataset, section, confidence) for task in tasks if dataset.has(EVALUATORS[task][1])]
-
-
-def run_evaluators(evaluators: Sequence[Any], embedder: Embedder) -> dict[str, Any]:
-    """All metrics of some evaluators in one dictionary."""
-    metrics: dict[str, Any] = {}
-    for evaluator in evaluators:
-        metrics |= evaluator(embedder)
-    return metrics
-
-
-def evaluate(
-    model: Embedder | str | Path,
-    data: ImageTextDataset | str | Path,
-    *,
-    tasks: Sequence[str] = ("retrieval", "zeroshot", "foils"),
-    batch_size: int = 64,
-) -> dict[str, Any]:
-    """Judge any model on any data.
-
-    Args:
-        model: an ``Embedder``, or a MODEL reference.
-        data: a data set, or a DATA reference such as ``"path/to/data:test"``.
-        tasks: what to measure; a task whose column (``label``, ``foils``) the data lack is left out.
-        batch_size: items a forward pass.
-
-    Returns:
-        Metric names to values, ``*_ci95`` to ``[low, high]``.
-
-    Raises:
-        ConfigError, DataError: no such model, task or data.
-    """
-    embedder = load(model) if isinstance(model, (str, Path)) else model
-    dataset = data if isinstance(data, ImageTextDataset) else data_sources.load(data)
-    section = EvaluateSection(batch_size=batch_size)
-    return run_evaluators(build_evaluators(dataset, section, tasks=tasks), embedder)
-
-
-def mine_negatives(
-    model: Embedder | str | Path,
-    data: ImageTextDataset | str | Path,
-    out: str | Path,
-    *,
-    plan: MiningPlan | None = None,
-    name: str | None = None,
-    batch_size: int = 64,
-    progress: ProgressCallback | None = None,
-) -> dict[str, Any]:
-    """Mine hard negatives for every row of a data set by any model; a recipe's ``data.negatives`` takes the file.
-
-    Args:
-        model: a MODEL reference, or an ``Embedder``.
-        data: a data set, or a DATA reference such as ``"path/to/data:train"``.
-        out: the ``.parquet`` file to write.
-        plan: how many, and which; default five captions a row.
-        name: the reference of an ``Embedder``, kept with the file; a broken-off run of this name is gone on with.
-        batch_size: items a forward pass.
-        progress: told how far it is.
-
-    Returns:
-        What is kept with the file: ``data``, ``fingerprint``, ``rows``, ``model``, ``parameters``, ``counts``.
-
-    Raises:
-        ConfigError, DataError: no such model or data, or the file cannot be written.
-    """
-    out = check_mined_path(out)
-    if name is None and not isinstance(model, (str, Path)):
-        raise ConfigError(f"name is None and model is a {type(model).__name__}; give the model's name")
-    dataset = data if isinstance(data, ImageTextDataset) else data_sources.load(data)
-    embedder = load(model) if isinstance(model, (str, Path)) else model
-    missing = sorted({"image", "text"} - set(embedder.modalities))
-    if missing:
-        raise ConfigError(f"mining compares images with texts; {name or model} does not embed {', '.join(missing)}")
-    embed = Embed(
-        embedder.embedding_dim,
-        texts=lambda texts: embedder.encode_text(texts, batch_size=batch_size),
-        images=lambda part: embed_images(embedder, part, batch_size=batch_size)[:2],
-        device=getattr(embedder, "device", "cpu"),
-    )
-    return mine_dataset(dataset, embed, out, model=name or str(model), plan=plan or MiningPlan(), progress=progress)
 
 
 # -- training ----------------------------------------------------------------------------------------------------
