@@ -11,6 +11,7 @@ from PIL import Image
 
 import mmcl
 from mmcl import build
+from mmcl.build.evaluation import Task
 from mmcl.config import EvaluateSection, Recipe, recipe_from_tree
 from mmcl.data.shapes import load_shapes
 from mmcl.data.training_splits import load_splits
@@ -129,6 +130,41 @@ def test_blind_embeddings_show_what_is_measured_and_read_nothing(monkeypatch: py
     assert {"retrieval/mean_recall@1", "zeroshot/top1", "foils/mean"} <= metrics.keys()
     rows = BlindEmbedder().encode_image([None] * 3)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+
+
+def test_options_reach_an_evaluator_and_wrong_ones_are_errors(tmp_path: Path) -> None:
+    data = load_shapes("validation", size=24, image_size=32)
+    built = build.build_evaluator("retrieval", data, batch_size=7, options={"ks": [3]})
+    assert (built.batch_size, built.ks) == (7, (3,))
+    assert build.build_evaluator("retrieval", data).ks == (1, 5, 10)
+    (tmp_path / "templates.txt").write_text("one {}\n")
+    built = build.build_evaluator("zeroshot", data, options={"templates": str(tmp_path / "templates.txt")})
+    assert {prompt.partition(" ")[0] for prompts in built.prompts.values() for prompt in prompts} == {"one"}
+    with pytest.raises(ConfigError, match="task 'retrieval' has no option 'kss'; did you mean 'ks'"):
+        build.build_evaluator("retrieval", data, options={"kss": [1]})
+    with pytest.raises(ConfigError, match="unknown task 'zero_shot'; did you mean 'zeroshot'"):
+        build.build_evaluator("zero_shot", data)
+    with pytest.raises(ConfigError, match="options are given for 'zeroshot'"):
+        mmcl.evaluate(BlindEmbedder(), data, tasks=["retrieval"], options={"zeroshot": {}})
+
+
+def test_a_task_that_fits_takes_the_train_split_of_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fitted:
+        primary_metric = "fitted/rows"
+
+        def __init__(self, dataset: object, *, train: object, batch_size: int = 64) -> None:
+            self.train = train
+
+        def __call__(self, embedder: object) -> dict[str, float]:
+            return {"fitted/rows": float(len(self.train))}
+
+    monkeypatch.setitem(build.EVALUATORS, "fitted", Task(Fitted, "texts"))
+    data = "shapes?train=32&validation=24&test=24&image_size=32"
+    assert mmcl.evaluate(BlindEmbedder(), f"{data}:test", tasks=["fitted"]) == {"fitted/rows": 32.0}
+    given = {"fitted": {"train": f"{data}:validation"}}
+    assert mmcl.evaluate(BlindEmbedder(), f"{data}:test", tasks=["fitted"], options=given) == {"fitted/rows": 24.0}
+    with pytest.raises(ConfigError, match="task 'fitted' needs the option 'train'"):
+        mmcl.evaluate(BlindEmbedder(), load_shapes("validation", size=24, image_size=32), tasks=["fitted"])
 
 
 # -- the two calls -------------------------------------------------------------------------------------------------

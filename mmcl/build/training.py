@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmcl import data as data_sources
+from mmcl.build.evaluation import build_evaluators, run_evaluators
 from mmcl.config import EvaluateSection, Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
 from mmcl.data.caption_groups import twin_ids
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.mined import check_mined_path
-from mmcl.data.offline_mining import Embed, MiningPlan, mine_dataset
 from mmcl.data.training_splits import Splits, load_splits
-from mmcl.embedder import DualEncoderEmbedder, Embedder, embed_images, load
+from mmcl.embedder import DualEncoderEmbedder, embed_images, load
 from mmcl.errors import ConfigError, MmclError
-from mmcl.evaluation import FoilEvaluator, RetrievalEvaluator, ZeroShotEvaluator, load_classes, load_templates
-from mmcl.build.evaluation import build_evaluators, run_evaluators
 from mmcl.evaluation.blind import BlindEmbedder
 from mmcl.logs import get_logger
 from mmcl.losses.barlow_twins import barlow_twins
@@ -218,17 +214,17 @@ def _replace_model(model: DualEncoder, folder: Path) -> None:
 
 
 def build_judge(
-    recipe: Recipe, model: DualEncoder, validation: ImageTextDataset | None, cache: FeatureCache | None, device: Any
+    recipe: Recipe, model: DualEncoder, splits: Splits, cache: FeatureCache | None, device: Any
 ) -> Callable[[], dict[str, Any]] | None:
     """What judges the model during training; None where there is nothing to judge on.
 
     Raises:
         ConfigError: ``evaluate.metric`` is none that these data allow, or what needs evaluations has none.
     """
-    section = recipe.evaluate
+    section, validation = recipe.evaluate, splits.validation
     evaluators = []
     if validation is not None:
-        evaluators = build_evaluators(validation, section, tasks=section.tasks, confidence=False)
+        evaluators = build_evaluators(validation, section, tasks=section.tasks, confidence=False, train=splits.train)
     if not evaluators:
         for key, wanted in (
             ("schedule.name=plateau", recipe.schedule.name == "plateau"),
@@ -237,17 +233,17 @@ def build_judge(
             if wanted:
                 raise ConfigError(f"{key} needs evaluations; give data.split.validation and evaluate.tasks")
         return None
-    _check_metric(validation, section)
+    _check_metric(section, splits)
     embedder = DualEncoderEmbedder(model, device=device, features=cache)
     return lambda: run_evaluators(evaluators, embedder)
 
 
-def _check_metric(validation: ImageTextDataset, section: EvaluateSection) -> None:
+def _check_metric(section: EvaluateSection, splits: Splits) -> None:
     """A wrong ``evaluate.metric`` is told before training, not after its first hour."""
-    found: dict[str, Any] = {}
+    validation, found = splits.validation, {}
     for rows in dict.fromkeys((min(len(validation), METRIC_ROWS), len(validation))):
         part = validation.select(range(rows))
-        evaluators = build_evaluators(part, section, tasks=section.tasks, confidence=False)
+        evaluators = build_evaluators(part, section, tasks=section.tasks, confidence=False, train=splits.train)
         found = run_evaluators(evaluators, BlindEmbedder())
         if isinstance(found.get(section.metric), (int, float)):
             return
@@ -351,7 +347,7 @@ def _build_trainer(
     optimizer = build_optimizer(parameter_groups(model, recipe.model, recipe.optimizer), recipe.optimizer)
     objective = build_objective(recipe, model)
     # What is wrong with the evaluation is told before features are computed.
-    judge = build_judge(recipe, model, splits.validation, cache, accelerator.device)
+    judge = build_judge(recipe, model, splits, cache, accelerator.device)
     inputs = TrainingInputs(recipe, model, splits.train, cache)
     hooks = Hooks(
         save_model=lambda folder: _replace_model(model, folder),
@@ -383,7 +379,9 @@ def judge_best(
     apply_freezing(best, recipe.model)  # so that towers that never changed find their features in the cache
     embedder = DualEncoderEmbedder(best, device=device, features=cache)
     metrics = {
-        name: run_evaluators(build_evaluators(split, recipe.evaluate, tasks=recipe.evaluate.tasks), embedder)
+        name: run_evaluators(
+            build_evaluators(split, recipe.evaluate, tasks=recipe.evaluate.tasks, train=splits.train), embedder
+        )
         for name, split in splits.test.items()
     }
     run.write_json("evaluation.json", metrics)

@@ -90,8 +90,12 @@ class EvaluateSection(Section):
         None, gt=0, description="epochs between evaluations; default: 1 when every_steps is not given"
     )
     at_end: bool = Field(True, description="judge the test split with the best model")
-    tasks: tuple[Literal["retrieval", "zeroshot", "foils"], ...] = Field(
-        ("retrieval", "zeroshot", "foils"), strict=False, description="those that the data allow are run"
+    tasks: tuple[
+        Literal["retrieval", "zeroshot", "foils", "multilabel", "probe", "knn", "clusters", "geometry"], ...
+    ] = Field(
+        ("retrieval", "zeroshot", "foils"),
+        strict=False,
+        description="those that the data allow are run; probe and knn embed the training split too, each time",
     )
     extra_splits: tuple[str, ...] = Field((), strict=False, description="further splits judged at the end")
     metric: str = Field("retrieval/mean_recall@1", description="what the best checkpoint is best at")

@@ -1,0 +1,29 @@
+"""Names to objects: the only place where the names in a recipe, a suite or a call become code."""
+
+from mmcl.build.evaluation import EVALUATORS, build_evaluator, build_evaluators, evaluate, run_evaluators
+from mmcl.build.mining import mine_negatives
+from mmcl.build.training import (
+    BATCHES,
+    CHANCE_LOSSES,
+    LOSSES,
+    OBJECTIVES,
+    TrainingRun,
+    build_objective,
+    train,
+)
+
+__all__ = [
+    "BATCHES",
+    "CHANCE_LOSSES",
+    "EVALUATORS",
+    "LOSSES",
+    "OBJECTIVES",
+    "TrainingRun",
+    "build_evaluator",
+    "build_evaluators",
+    "build_objective",
+    "evaluate",
+    "mine_negatives",
+    "run_evaluators",
+    "train",
+]

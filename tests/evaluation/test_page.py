@@ -1,0 +1,103 @@
+"""Pages: everything in one file, texts escaped, pictures inside, written whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import io
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mmcl.errors import ConfigError
+from mmcl.evaluation.report import Page
+from mmcl.evaluation.report.figures import draw_lines
+from mmcl.evaluation.report.page import Item, thumbnail
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data.strip())
+
+
+def test_texts_are_shown_as_they_are_and_run_nothing() -> None:
+    evil = '<script>alert(1)</script> & "quotes" {{ 7 * 7 }}'
+    page = Page(evil)
+    page.heading(evil)
+    page.paragraph(evil)
+    page.table([evil], [[evil]], caption=evil)
+    page.card(Item(evil), [Item(evil, score=0.5, right=True)], note=evil)
+    read = Reader(page.html())
+    assert "script" not in [tag for tag, _ in read.tags]
+    assert read.text.count(evil) >= 8
+    assert not [text for text in read.text if "49" in text]
+
+
+def test_a_table_keeps_its_cells_in_order() -> None:
+    page = Page("t")
+    page.table(["model", "R@1"], [["a", "50.0 %"], ["b", 0.25]])
+    words = [text for text in Reader(page.html()).text if text]
+    assert words[-6:] == ["model", "R@1", "a", "50.0 %", "b", "0.25"]
+
+
+def test_pictures_stand_in_the_file_small_and_in_their_colours() -> None:
+    image = torch.zeros(3, 300, 150, dtype=torch.uint8)
+    image[0] = 255
+    page = Page("t")
+    page.card(Item("query", image), [Item("right", image, right=True), Item("wrong", right=False), Item("neither")])
+    read = Reader(page.html())
+    sources = [attributes["src"] for tag, attributes in read.tags if tag == "img"]
+    assert len(sources) == 2
+    assert sources[0] == thumbnail(image)
+    shown = Image.open(io.BytesIO(base64.b64decode(sources[0].partition(",")[2]))).convert("RGB")
+    assert shown.size == (64, 128)
+    red, green, _ = shown.getpixel((20, 20))
+    assert red > 200 > 60 > green
+    marks = [
+        attributes["class"].split()[1:] for tag, attributes in read.tags if "item " in (attributes.get("class") or "")
+    ]
+    assert marks == [["right"], ["wrong"], []]
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    page = Page("t")
+    page.figure(draw_lines({"a": ([0, 1], [0, 1])}, x_label="x", y_label="y"), caption="c")
+    read = Reader(page.html())
+    assert "link" not in [tag for tag, _ in read.tags]
+    loaded = [value for _, attributes in read.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert all(value.startswith(("data:", "#")) for value in loaded)
+
+
+def test_a_page_is_written_with_its_folders_or_an_error_says_why(tmp_path: Path) -> None:
+    page = Page("title")
+    path = page.write(tmp_path / "deep" / "page.html")
+    assert path.read_text(encoding="utf-8") == page.html()
+    assert [child.name for child in path.parent.iterdir()] == ["page.html"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        page.write(tmp_path / "file" / "page.html")
+
+
+def test_lines_are_drawn_through_their_points() -> None:
+    svg = draw_lines({"one": ([0, 1], [0, 1]), "two": ([0, 1], [1, 0])}, x_label="x", y_label="y", diagonal=True)
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg")
+    once = draw_lines({"one": ([0, 1], [0, 1])}, x_label="x", y_label="y", diagonal=True)
+    assert svg.count("<path") > once.count("<path")
+    bars = draw_lines({"one": ([0, 1], [0, 1])}, x_label="x", y_label="y", bars=([0.25, 0.75], [3, 1]))
+    assert bars.count("<path") > draw_lines({"one": ([0, 1], [0, 1])}, x_label="x", y_label="y").count("<path")
+    assert draw_lines({}, x_label="x", y_label="y", bars=([], []))  # no point at all is an empty drawing
