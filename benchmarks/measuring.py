@@ -20,8 +20,28 @@ import torch
 MOST_SECONDS = 60.0  # a group of timings begins no further round after so long
 PACKAGES = (
     "torch", "open_clip_torch", "transformers", "sentence-transformers", "lightly", "pytorch-metric-learning",
-    "info-nce-pytorch", "memeff", "inf-cl", "triton",
+    "info-nce-pytorch", "memeff", "inf-cl", "triton", "clip-benchmark", "torchmetrics", "scikit-learn",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What stands above a table.
+
+    Attributes:
+        title: what is compared.
+        how: how it was measured; ``{dim}`` and ``{allocator}`` are filled in.
+    """
+
+    title: str
+    how: str
+
+
+LOSSES = Heading(
+    "Losses side by side",
+    "Forward + backward, D = {dim}; the best time of rounds in which all calls take turns; memory beyond the inputs at "
+    "the peak, in fresh processes; allocator: {allocator}.",
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +49,7 @@ class Settings:
     """How much is measured.
 
     Attributes:
-        sizes: batch sizes, ascending.
+        sizes: batch sizes, or numbers of images to evaluate on, ascending.
         dim: size of the embeddings.
         threads: of torch.
         repeats: rounds of every group of timings; None: as many as the size deserves.
@@ -112,9 +132,15 @@ def compared(
 ) -> Row:
     """A row with a ratio, which must be at most ``at_most``."""
     ratio = ours / theirs if theirs else float("inf")
-    must_be = "" if at_most is None else f"<= {f'1/{round(1 / at_most)}' if at_most <= 0.1 else f'{at_most:.2f}'}"
+    must_be = "" if at_most is None else f"<= {f'1/{round(1 / at_most)}' if at_most <= 1 / 8 else f'{at_most:.2f}'}"
     holds = None if at_most is None else ratio <= at_most
     return Row(group, what, peer, ours, theirs, unit, ratio, must_be, holds, details)
+
+
+def bounded(group: str, what: str, ours: float, peer: str, *, unit: str, at_most: float, **details: object) -> Row:
+    """A row whose figure itself must be at most ``at_most``: an error, or memory."""
+    must_be = f"<= {shown(at_most, unit)}"
+    return Row(group, what, peer, ours, unit=unit, must_be=must_be, holds=ours <= at_most, details=details)
 
 
 def unmeasured(group: str, what: str, peer: str, why: str, *, ours: float | None = None, unit: str = "") -> Row:
@@ -149,6 +175,18 @@ def times(
             synchronise(device)
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def times_and_results(
+    calls: dict[str, Callable[[], object]], *, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, object]]:
+    """`times`, and what each call returned the last time."""
+    results: dict[str, object] = {}
+
+    def kept(name: str, call: Callable[[], object]) -> Callable[[], None]:
+        return lambda: results.__setitem__(name, call())
+
+    return times({name: kept(name, call) for name, call in calls.items()}, rounds=rounds), results
 
 
 def say(text: str) -> None:
@@ -251,18 +289,17 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{sum(row.holds for row in judged)} of {len(judged)} hold; {missing} not measured"
 
 
-def report(rows: Sequence[Row], about: dict[str, object], settings: Settings) -> str:
+def report(rows: Sequence[Row], about: dict[str, object], settings: Settings, heading: Heading = LOSSES) -> str:
     """The table under a heading that says where it was measured."""
     names = ", ".join(f"{name} {version}" for name, version in versions().items())
     where = about["gpu"] or about["processor"]
     lines = [
-        f"# Losses side by side: {where}",
+        f"# {heading.title}: {where}",
         f"{about['processor']}, {about['cores']} cores, {about['threads']} thread(s), {about['memory_gib']} GiB"
         + (f"; {about['gpu']}" if about["gpu"] else "")
         + f". {about['system']}, Python {about['python']}. Load at the start: {about['load']}.",
         f"{names}; mmcl at {about['commit']}; {about['when']}.",
-        f"Forward + backward, D = {settings.dim}; the best time of rounds in which all calls take turns; memory beyond "
-        f"the inputs at the peak, in fresh processes; allocator: {about['allocator']}.",
+        heading.how.format(dim=settings.dim, allocator=about["allocator"]),
     ]
     if settings.quick:
         lines.append("**A quick trial of the script: the figures mean nothing.**")
@@ -271,9 +308,11 @@ def report(rows: Sequence[Row], about: dict[str, object], settings: Settings) ->
     return "\n\n".join([*lines, summary(rows)]) + "\n"
 
 
-def write(path: Path, rows: Sequence[Row], about: dict[str, object], settings: Settings) -> None:
+def write(
+    path: Path, rows: Sequence[Row], about: dict[str, object], settings: Settings, heading: Heading = LOSSES
+) -> None:
     """Everything as JSON, and the table beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {"machine": about, "versions": versions(), "settings": asdict(settings), "rows": [asdict(r) for r in rows]}
     path.write_text(json.dumps(result, indent=1, allow_nan=True) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(report(rows, about, settings), encoding="utf-8")
+    path.with_suffix(".md").write_text(report(rows, about, settings, heading), encoding="utf-8")

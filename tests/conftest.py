@@ -67,7 +67,9 @@ def run_mmcl(run_python: Run) -> Run:
 
 
 @pytest.fixture
-def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Outcome]]:
+def invoke(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Outcome]]:
     """invoke("recipes", "copy", "quickstart") -> Outcome: the command line in this process, which is quicker."""
     from mmcl.cli.main import app, run_guarded
 
@@ -75,6 +77,7 @@ def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     before = (list(logger.handlers), logger.level, logger.propagate)
     for name, value in {"HF_HUB_OFFLINE": "1", "COLUMNS": "160", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MMCL_CACHE", str(tmp_path_factory.mktemp("cache")))
 
     def call(*arguments: str) -> Outcome:
         capsys.readouterr()

@@ -15,9 +15,17 @@ from mmcl.data.dataset import ImageTextDataset
 from mmcl.embedder import Embedder, load
 from mmcl.errors import ConfigError
 from mmcl.evaluation import (
+    ClusterEvaluator,
+    DomainShiftEvaluator,
     Evaluator,
     FoilEvaluator,
+    GeometryEvaluator,
+    KNNEvaluator,
+    LanguagesEvaluator,
+    LinearProbeEvaluator,
+    MultiLabelEvaluator,
     RetrievalEvaluator,
+    RobustnessEvaluator,
     ZeroShotEvaluator,
     load_classes,
     load_prompts,
@@ -47,7 +55,15 @@ class Task:
 EVALUATORS: dict[str, Task] = {
     "retrieval": Task(RetrievalEvaluator, "texts"),
     "zeroshot": Task(ZeroShotEvaluator, "label"),
+    "multilabel": Task(MultiLabelEvaluator, "tags"),
     "foils": Task(FoilEvaluator, "foils"),
+    "probe": Task(LinearProbeEvaluator, "label"),
+    "knn": Task(KNNEvaluator, "label"),
+    "clusters": Task(ClusterEvaluator, "label"),
+    "geometry": Task(GeometryEvaluator, None),
+    "robustness": Task(RobustnessEvaluator, "texts"),
+    "domains": Task(DomainShiftEvaluator, "domain"),
+    "languages": Task(LanguagesEvaluator, None),
 }
 
 # Options that may be given as a file or a data set's name, and what reads them.
@@ -146,13 +162,15 @@ def build_evaluators(
         dataset: the split to judge on.
         section: batch size, classes and templates.
         tasks: names of ``EVALUATORS``.
-        confidence: whether bootstrap intervals are computed where that can be chosen (they take longer).
+        confidence: whether bootstrap intervals are computed, and images ranked among images, where that can be chosen
+            (they take longer).
         train: what tasks that fit something are fitted on.
 
     Raises:
         ConfigError: an unknown task.
     """
     own = {"classes": section.classes, "templates": section.templates, "confidence": confidence, "train": train}
+    own["same_modality"] = confidence  # ranks every image against every image: for the last figures alone
     evaluators = []
     for name in tasks:
         keywords = find_task(name).keywords()
@@ -203,6 +221,7 @@ def evaluate(
     for name in tasks:
         if allows(name, dataset):
             given = with_train_split(name, (options or {}).get(name, {}), reference)
+            given = with_validation_split(name, given, reference)
             evaluators.append(build_evaluator(name, dataset, batch_size=batch_size, options=given))
     embedder = load(model) if isinstance(model, (str, Path)) else model
     return run_evaluators(evaluators, embedder)
@@ -220,3 +239,23 @@ def with_train_split(name: str, options: Mapping[str, Any], reference: str | Non
     if wanted is None or wanted.default is not wanted.empty or "train" in options or reference is None:
         return dict(options)
     return {**options, "train": f"{data_sources.parse_reference(reference).base}:train"}
+
+
+def with_validation_split(name: str, options: Mapping[str, Any], reference: str | None) -> dict[str, Any]:
+    """The options, with the split ``validation`` of the training data where the task takes one and none is given.
+
+    Left out where the data have none, or where it is what is judged on.
+
+    Args:
+        name: of ``EVALUATORS``.
+        options: with ``train`` as it was given, or as `with_train_split` found it.
+        reference: DATA that is judged on, or None where it has no name.
+    """
+    train = options.get("train")
+    if "validation" not in find_task(name).keywords() or "validation" in options or not isinstance(train, (str, Path)):
+        return dict(options)
+    base = data_sources.parse_reference(train).base
+    judged = None if reference is None else data_sources.parse_reference(reference)
+    if judged == (base, "validation") or "validation" not in data_sources.available_splits(base):
+        return dict(options)
+    return {**options, "validation": f"{base}:validation"}

@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 
 import mmcl
 from mmcl import data as data_sources
 from mmcl.build.evaluation import allows, build_evaluator, check_options, find_task, read_options, with_train_split
 from mmcl.build.suite_references import check_model, model_fingerprint
-from mmcl.config.suite import Suite, SuiteData, SuiteTask, suite_from_tree
+from mmcl.config.suite import Suite, SuiteData, SuiteTask, suite_from_tree, suite_to_tree
+from mmcl.data.cache_folder import cache_folder
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.splits import canonical_split
 from mmcl.embedder import CachedEmbedder, Embedder, load
-from mmcl.errors import ConfigError, DataError
+from mmcl.embedder.precision import check_precision, find_device
+from mmcl.errors import ConfigError
 from mmcl.evaluation import Evaluator
 from mmcl.evaluation.report.suite_table import write_tables
 from mmcl.evaluation.suite import Cell, CellResult, CellStore, Share, Watch, collect, run_cells
@@ -33,6 +35,7 @@ class SuitePlan:
     Args:
         suite: what to judge.
         device: where models run; default the suite's own, or else the GPU where there is one.
+        cache: whether embeddings are kept in mmcl's cache folder, and those kept before are used; else in memory.
 
     Attributes:
         cells: each model on each data set by each task, models outermost.
@@ -44,14 +47,16 @@ class SuitePlan:
         DataError: data, or a file that an option names, cannot be read.
     """
 
-    def __init__(self, suite: Suite, *, device: str | None = None) -> None:
+    def __init__(self, suite: Suite, *, device: str | None = None, cache: bool = True) -> None:
         _check(suite)
+        device = device or suite.device
+        check_precision(suite.precision, find_device(device))
         self.suite = suite
         self.folder = Path(suite.output).expanduser()
         self.store = CellStore(self.folder / "cells")
         self._opened: dict[str, ImageTextDataset] = {}
         self._fingerprints: dict[int, str] = {}
-        self._models = _Models(suite, device or suite.device)
+        self._models = _Models(suite, device=device, cache=cache)
         self._options: dict[tuple[str, str], Mapping[str, Any]] = {}
         left_out: dict[tuple[str, str], str] = {}
         for name, entry in suite.data.items():
@@ -63,7 +68,13 @@ class SuitePlan:
                 else:
                     left_out[name, label] = reason
         self.cells = [
-            Cell(model, data, label, self._key(model, data, label, task), left_out.get((data, label)))
+            Cell(
+                model,
+                data,
+                label,
+                self._key(model, data, label, task),
+                left_out.get((data, label)) or _mismatch(suite.models[model], suite.data[data].path),
+            )
             for model in suite.models
             for data in suite.data
             for label, task in zip(suite.labels(), suite.tasks)
@@ -71,6 +82,7 @@ class SuitePlan:
 
     def run(self, *, share: Share | None = None, force: bool = False, watch: Watch | None = None) -> None:
         """Compute the cells of a share that are not there yet; see `run_cells`."""
+        self._models.progress = None if watch is None else watch.embedding
         run_cells(
             self.cells,
             self.store,
@@ -81,9 +93,31 @@ class SuitePlan:
             watch=watch,
         )
 
-    def results(self) -> list[CellResult]:
-        """What is there of every cell."""
-        return collect(self.cells, self.store)
+    def results(self, share: Share | None = None) -> list[CellResult]:
+        """What is there of every cell of a share; default all."""
+        return collect((share or Share()).of(self.cells), self.store)
+
+    @property
+    def kept_suite(self) -> Path:
+        """Where ``keep_suite`` writes."""
+        return self.folder / "results.yaml"
+
+    def keep_suite(self) -> None:
+        """Write the suite as it is run, with what the command line gave, beside its tables.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        try:
+            text = yaml.safe_dump(suite_to_tree(self.suite), sort_keys=False, allow_unicode=True)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"an option of a task is nothing that YAML can hold: {error}") from error
+        beside = self.folder / f".results.yaml.{os.getpid()}.part"
+        try:
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, self.kept_suite)
+        except OSError as error:
+            raise ConfigError(f"{self.kept_suite} cannot be written: {error.strerror or error}") from error
 
     def _open(self, entry: SuiteData) -> ImageTextDataset:
         """The data of an entry, read once."""
@@ -152,22 +186,26 @@ class SuitePlan:
 class _Models:
     """The model of a cell, one at a time; one that cannot be loaded is not tried again for its other cells."""
 
-    def __init__(self, suite: Suite, device: str | None) -> None:
+    def __init__(self, suite: Suite, *, device: str | None, cache: bool) -> None:
         self._suite, self._device = suite, device
+        self._folder = cache_folder() / "embeddings" if cache else None
         self._name: str | None = None
-        self._model: Embedder | Exception | None = None
+        self._model: list[Embedder] = []
+        self._error: Exception | None = None
+        self.progress: Callable[[str, int, int], None] | None = None
 
     def __call__(self, cell: Cell) -> Embedder:
         if cell.model != self._name:
-            self._name, self._model = cell.model, None  # its memory is free before the next is loaded
+            self._name, self._error = cell.model, None
+            self._model.clear()  # its memory is free before the next is loaded
             try:
-                self._model = load(self._suite.models[cell.model], device=self._device)
-            except Exception as error:
-                self._model = error
-        if isinstance(self._model, Exception):
-            raise self._model
-        assert self._model is not None
-        return CachedEmbedder(self._model)
+                reference, precision = self._suite.models[cell.model], self._suite.precision
+                self._model.append(load(reference, device=self._device, precision=precision))
+            except Exception as error:  # kept, whatever it is: each of its cells says why it has no metrics
+                self._error = error
+        if self._error is not None:
+            raise self._error
+        return CachedEmbedder(self._model[0], folder=self._folder, progress=self.progress)
 
 
 def data_fingerprint(dataset: ImageTextDataset) -> str:
@@ -176,6 +214,13 @@ def data_fingerprint(dataset: ImageTextDataset) -> str:
     for name in sorted(set(dataset.table.column_names) - {"texts"}):
         digest.update(f"\x1d{name}\x1d{dataset.table[name].to_pylist()!r}".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
+
+
+def _mismatch(model: str, data: str) -> str | None:
+    """Why a model can judge nothing of some data; None where it can."""
+    if data.startswith("vectors:") and not model.startswith("vectors:"):
+        return "vectors without pixels, which only a model of vectors: can be judged on"
+    return None
 
 
 def _check(suite: Suite) -> None:
@@ -191,8 +236,6 @@ def _check(suite: Suite) -> None:
             check_model(reference)
         except ConfigError as error:
             raise ConfigError(f"model {name!r}: {error}" if name != reference else str(error)) from error
-    if suite.precision == "fp16" and (suite.device == "cpu" or not torch.cuda.is_available()):
-        raise ConfigError("precision is 'fp16', which needs a GPU; on a CPU use bf16 or fp32")
 
 
 def _data_option(task: str, key: str, value: Any, entry: SuiteData) -> SuiteData:
@@ -202,20 +245,14 @@ def _data_option(task: str, key: str, value: Any, entry: SuiteData) -> SuiteData
     return entry.model_copy(update={"path": given.path}) if same and isinstance(value, str) else given
 
 
-def run_suite(
-    suite: Suite,
-    *,
-    force: bool = False,
-    watch: Watch | None = None,
-    tables: Callable[[list[CellResult], Path], object] = write_tables,
-) -> list[CellResult]:
+def run_suite(suite: Suite, *, force: bool = False, cache: bool = True, watch: Watch | None = None) -> list[CellResult]:
     """Judge every model of a suite on all its data by all its tasks, and write the tables.
 
     Args:
         suite: from `mmcl.config.suite.load_suite` or `suite_from_tree`.
         force: compute again what is already there.
+        cache: see `SuitePlan`.
         watch: told how it gets on.
-        tables: writes the results into the suite's folder.
 
     Returns:
         The result of every cell; those that failed say why.
@@ -223,8 +260,9 @@ def run_suite(
     Raises:
         ConfigError, DataError: see `SuitePlan`.
     """
-    plan = SuitePlan(suite)
+    plan = SuitePlan(suite, cache=cache)
+    plan.keep_suite()
     plan.run(force=force, watch=watch)
     results = plan.results()
-    tables(results, plan.folder)
+    write_tables(results, plan.folder)
     return results

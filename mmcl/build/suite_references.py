@@ -1,4 +1,4 @@
-"""References of a suite: which are models and which are data, whether they can be there, and what stands behind them."""
+"""References of a suite: which are models and which are data, whether they are there, and a hash of their files."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def check_model(reference: str) -> None:
 
 def model_fingerprint(reference: str) -> str | None:
     """A short hash that changes when a model's files do (names, sizes and times); None for what is on a Hub."""
-    if reference.startswith("vectors:"):
-        files = [Path(reference.removeprefix("vectors:")).expanduser()]
-        root = files[0].parent
+    file = _model_file(reference)
+    if file is not None:
+        files, root = [file], file.parent
     else:
         root = model_folder(reference)
         if root is None:
@@ -85,6 +85,14 @@ def model_fingerprint(reference: str) -> str | None:
         stat = path.stat()
         digest.update(f"{path.relative_to(root)}\x1f{stat.st_size}\x1f{stat.st_mtime_ns}\x1e".encode())
     return digest.hexdigest()[:16]
+
+
+def _model_file(reference: str) -> Path | None:
+    """The one file that a model is: vectors, or a checkpoint of open_clip's."""
+    if reference.startswith("vectors:"):
+        return Path(reference.removeprefix("vectors:")).expanduser()
+    checkpoint = parse_tower(reference).checkpoint if reference.startswith("open_clip:") else None
+    return Path(checkpoint) if checkpoint is not None and os.path.isfile(checkpoint) else None
 
 
 def _hidden(path: Path) -> bool:
@@ -101,7 +109,7 @@ def sort_references(
     and data, where nothing else is named.
 
     Args:
-        references: as they stand in the command.
+        references: as they stand in the command, each with or without a name (`named`).
         models: whether models are named elsewhere too, so that the first need be none.
         data: whether data are named elsewhere too.
 
@@ -115,7 +123,7 @@ def sort_references(
         >>> sort_references(["openai/clip-vit-base-patch32", "shapes:test"])
         (['openai/clip-vit-base-patch32'], ['shapes:test'])
     """
-    kinds = [_kind(reference) for reference in references]
+    kinds = [_kind(named(reference)[1]) for reference in references]
     if kinds and not models and not data and set(kinds) == {"vectors"}:
         return list(references), list(references)
     known_models = [place for place, kind in enumerate(kinds) if kind == "model"]

@@ -1,30 +1,28 @@
-"""How commands speak: one console, one progress bar for images that are read, one way to write ``--json``."""
+"""How commands speak: one console, one way to show progress, one way to write ``--json``."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcl.errors import ConfigError
+from mmcl.logs import is_main_process
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.console import Console
-    from rich.progress import Progress, TaskID
-    from torch import Tensor
 
-    from mmcl.data.dataset import ImageStore, ImageTextDataset
+    from mmcl.embedder import CachedEmbedder
 
 
 def make_console(*, quiet: bool = False) -> Console:
-    """A console that shows names as they are: ``data/emoji:train:`` is no emoji code."""
+    """A console that shows names as they are: ``data/emoji:train:`` is no emoji code. The main process alone speaks."""
     from rich.console import Console
 
-    return Console(quiet=quiet, emoji=False, highlight=False)
+    return Console(quiet=quiet or not is_main_process(), emoji=False, highlight=False)
 
 
 def check_json_file(path: Path | None) -> None:
@@ -44,50 +42,42 @@ def check_json_file(path: Path | None) -> None:
 
 
 def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
-    """Write a command's result where ``--json`` was given."""
-    if path is not None:
+    """Write a command's result where ``--json`` was given; the main process alone does."""
+    if path is not None and is_main_process():
         path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-class _WatchedImages:
-    """An image store that moves a progress bar on with every image read; each selection of rows has its own bar."""
-
-    def __init__(self, images: ImageStore, progress: Progress) -> None:
-        self._images, self._progress = images, progress
-        self._task: TaskID | None = None
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, row: int) -> Tensor:
-        if self._task is None:
-            self._task = self._progress.add_task("images", total=len(self))
-        self._progress.advance(self._task)
-        return self._images.read(row)
-
-    def describe(self, row: int) -> str:
-        return self._images.describe(row)
-
-    def select(self, rows: np.ndarray) -> _WatchedImages:
-        return _WatchedImages(self._images.select(rows), self._progress)
-
-    def fingerprint(self) -> str:
-        return self._images.fingerprint()
-
-
 @contextmanager
-def watch_images(dataset: ImageTextDataset, console: Console) -> Iterator[None]:
-    """Within it, reading the data set's images shows a progress bar; nothing where the console is no terminal."""
-    if not console.is_terminal:
-        yield
+def watch_work(console: Console) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A callback (what, done, total) with a progress bar for each kind of work; None where the console is no terminal.
+
+    A bar goes when its work is done.
+    """
+    if not console.is_terminal or console.quiet:
+        yield None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    images = dataset.images
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        dataset.images = _WatchedImages(images, progress)
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(title: str, done: int, total: int) -> None:
+            if title not in tasks:
+                tasks[title] = bars.add_task(title, total=total)
+            bars.update(tasks[title], completed=done, total=total, refresh=done >= total)
+            if done >= total:
+                bars.remove_task(tasks.pop(title))
+
+        yield progress
+
+
+@contextmanager
+def watch_embedding(embedder: CachedEmbedder, console: Console) -> Iterator[None]:
+    """Within it, what the embedder embeds shows a progress bar; nothing where the console is no terminal."""
+    with watch_work(console) as progress:
+        embedder.progress = progress
         try:
             yield
         finally:
-            dataset.images = images
+            embedder.progress = None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmcl.cli.console import check_json_file, make_console, write_json
-from mmcl.cli.evaluate.options import BatchSize, Columns, Data, Device, Images, Json, Model, open_both
+from mmcl.cli.console import check_json_file, make_console, watch_work, write_json
+from mmcl.cli.evaluate.options import BatchSize, Columns, Data, Device, Images, Json, Model, open_data
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,35 +52,17 @@ def mine(
     from mmcl.build import mine_negatives
     from mmcl.data.mined import check_mined_path
     from mmcl.data.offline_mining import MiningPlan
+    from mmcl.embedder import load
 
     plan = MiningPlan(captions_per_row, images_per_row, positive_margin or None, near_duplicate or None, skip_nearest)
     check_mined_path(out)
-    embedder, dataset = open_both(model, data, device=device, columns=columns, images=images)
+    dataset = open_data(data, columns=columns, images=images)
+    embedder = load(model, device=device)
     console = make_console()
-    with _watch_work(console) as progress:
+    with watch_work(console) as progress:
         about = mine_negatives(embedder, dataset, out, plan=plan, name=model, batch_size=batch_size, progress=progress)
     _print_counts(about, out, console)
     write_json(json_file, about)
-
-
-@contextmanager
-def _watch_work(console: Console) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A progress bar for each part of the work; None where the console is no terminal."""
-    if not console.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(title: str, done: int, total: int) -> None:
-            if title not in tasks:
-                tasks[title] = bars.add_task(title, total=total)
-            bars.update(tasks[title], completed=done)
-
-        yield progress
 
 
 def _print_counts(about: dict[str, Any], out: Path, console: Console) -> None:

@@ -37,9 +37,9 @@ def _as_yaml(value: Any) -> str:
     return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
-def nearest_key(key: str) -> str | None:
+def nearest_key(key: str, model: type[BaseModel] = Recipe) -> str | None:
     """The known key most like an unknown one; None where nothing is near."""
-    keys = list(known_keys())
+    keys = list(known_keys(model))
     parent, _, leaf = key.rpartition(".")
     same_leaf = [k for k in keys if k.rpartition(".")[2] == leaf]
     if same_leaf and not parent:  # a key without its section

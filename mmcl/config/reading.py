@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,17 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
         _set(tree, key.strip(), parse_yaml(text, source=f"override {override!r}"), source=f"override {override!r}")
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def explain_problems(
+    error: ValidationError, source: str, *, nearest: Callable[[str], str | None] = nearest_key, whole: str = "recipe"
+) -> str:
+    """One line for a person of all that is wrong.
+
+    Args:
+        error: of the models.
+        source: the file, named first.
+        nearest: the known key most like an unknown one.
+        whole: what the file is.
+    """
     lines = []
     for problem in error.errors():
         union_free = [
@@ -100,10 +110,10 @@ def _explain(error: ValidationError, source: str) -> str:
         ]
         key = ".".join(union_free)
         if problem["type"] == "extra_forbidden":
-            near = nearest_key(key)
+            near = nearest(key)
             lines.append(f"unknown key {key!r}" + (f"; did you mean {near!r}?" if near else ""))
         elif problem["type"] == "missing":
-            lines.append(f"missing key {key!r}; every recipe needs it")
+            lines.append(f"missing key {key!r}; every {whole} needs it")
         elif problem["type"] == "value_error":
             lines.append(str(problem["ctx"]["error"]))
         else:
@@ -124,7 +134,7 @@ def recipe_from_tree(tree: Any, *, source: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
+        raise ConfigError(explain_problems(error, source)) from error
 
 
 def recipe_folders() -> list[Path]:

@@ -1,25 +1,72 @@
 """Evaluation: how well an embedder's images and texts find one another, classify, and tell near misses apart."""
 
+from mmcl.evaluation.attacks import fgsm, pgd
+from mmcl.evaluation.both_ways import rank_both_ways
+from mmcl.evaluation.clustering import ClusterEvaluator
+from mmcl.evaluation.comparison import Comparison, PairedDifference, compare_models, paired_difference
+from mmcl.evaluation.corrupted_data import change_texts, corrupt_images
+from mmcl.evaluation.corruptions import CORRUPTIONS, corrupt
+from mmcl.evaluation.domain_shift import DomainShiftEvaluator
 from mmcl.evaluation.evaluator import Evaluator, Metrics
 from mmcl.evaluation.foils import FoilEvaluator
+from mmcl.evaluation.forgetting import Forgetting, measure_forgetting
+from mmcl.evaluation.geometry import GeometryEvaluator
+from mmcl.evaluation.knn import KNNEvaluator
+from mmcl.evaluation.languages import LanguagesEvaluator, guess_languages
+from mmcl.evaluation.linear_fit import LinearClassifier, LinearSweep, fit_linear, sweep_linear
+from mmcl.evaluation.linear_probe import LinearProbeEvaluator
+from mmcl.evaluation.multi_label import MultiLabelEvaluator, MultiLabelPrediction
+from mmcl.evaluation.prompt_sets import TEMPLATE_SETS
 from mmcl.evaluation.prompts import DEFAULT_TEMPLATES, load_classes, load_prompts, load_templates
 from mmcl.evaluation.ranking import Ranks, positive_ranks
 from mmcl.evaluation.report import render_table
 from mmcl.evaluation.retrieval import RetrievalEvaluator
+from mmcl.evaluation.robustness import RobustnessEvaluator
+from mmcl.evaluation.text_perturbations import TEXT_CHANGES, change_text
 from mmcl.evaluation.zero_shot import ZeroShotEvaluator, ZeroShotPrediction
 
 __all__ = [
+    "CORRUPTIONS",
     "DEFAULT_TEMPLATES",
+    "TEMPLATE_SETS",
+    "TEXT_CHANGES",
+    "ClusterEvaluator",
+    "Comparison",
+    "DomainShiftEvaluator",
     "Evaluator",
     "FoilEvaluator",
+    "Forgetting",
+    "GeometryEvaluator",
+    "KNNEvaluator",
+    "LanguagesEvaluator",
+    "LinearClassifier",
+    "LinearProbeEvaluator",
+    "LinearSweep",
     "Metrics",
+    "MultiLabelEvaluator",
+    "MultiLabelPrediction",
+    "PairedDifference",
     "Ranks",
     "RetrievalEvaluator",
+    "RobustnessEvaluator",
     "ZeroShotEvaluator",
     "ZeroShotPrediction",
+    "change_text",
+    "change_texts",
+    "compare_models",
+    "corrupt",
+    "corrupt_images",
+    "fgsm",
+    "fit_linear",
+    "guess_languages",
     "load_classes",
     "load_prompts",
     "load_templates",
+    "measure_forgetting",
+    "paired_difference",
+    "pgd",
     "positive_ranks",
+    "rank_both_ways",
     "render_table",
+    "sweep_linear",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmcl.errors import DataError
+from mmcl.evaluation.prompt_sets import TEMPLATE_SETS
 
 # General ones, for things in photographs and drawings; a data set's own do better.
 DEFAULT_TEMPLATES = (
@@ -51,16 +53,28 @@ def load_classes(path: str | Path) -> dict[str, str]:
     return _checked_names(path, pairs)
 
 
-def load_templates(path: str | Path) -> list[str]:
-    """Read prompt templates, each with ``{}`` where the class name goes.
+def load_templates(source: str | Path) -> list[str]:
+    """Prompt templates, each with ``{}`` where the class name goes: a built-in set by its name, or a file's.
 
     Args:
-        path: ``.json``: a list of templates; anything else: one a line, blank lines and ``#`` lines left out.
+        source: a name of ``TEMPLATE_SETS`` (``plain``, ``photo``, ``photo80``, ``art``), or a file. ``.json``: a list
+            of templates; anything else: one a line, blank lines and ``#`` lines left out. A file that is called like
+            a set is read as ``./photo``.
 
     Raises:
-        DataError: the file is missing, empty or malformed, or a template lacks ``{}``.
+        DataError: there is no such set or file, the file is empty or malformed, or a template lacks ``{}``.
+
+    Example:
+        >>> load_templates("plain")[:2]
+        ['{}', '{}.']
     """
-    path = Path(path)
+    if str(source) in TEMPLATE_SETS:
+        return list(TEMPLATE_SETS[str(source)])
+    path = Path(source)
+    if not path.exists():
+        near = difflib.get_close_matches(str(source), TEMPLATE_SETS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the built-in sets are {', '.join(TEMPLATE_SETS)}"
+        raise DataError(f"templates: {source} does not exist and is no built-in set either; {hint}")
     value = _read_json(path) if path.suffix == ".json" else _read_lines(path)
     return check_templates(_strings(path, value), source=str(path))
 

@@ -14,11 +14,12 @@ from mmcl.evaluation.checks import check_finite_rows, check_ids
 
 # Tiles of at least this many rows and columns: below, BLAS takes kernels in which equal columns of one product may
 # differ in the last bit, and an exact tie would be broken by the position in memory.
-_TILE = 64
+TILE = 64
 # Above this many positives a query, sorting its row once is cheaper than one counting pass a positive.
-_SORT_ABOVE = 64
-# Scores held at a time by default, 32 MiB: large products keep all cores busy, and more gains nothing.
-_CHUNK_SCORES = 2**23
+SORT_ABOVE = 64
+# Scores held at a time by default, 16 MiB or what 128 rows take: more gains nothing, thinner products cost a quarter.
+_CHUNK_SCORES = 2**22
+_CHUNK_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Ranks:
         queries: (q,) int64, ascending; the queries that have a positive in the gallery.
         num_queries: all queries, those without a positive included.
         gallery_size: items in the gallery.
+        average_precision: (q,) float64, over the whole gallery, whatever ``depth`` left out.
+        num_early: (q,) int64: positives among the first ``num_positives`` of the gallery, whatever ``depth`` left out.
         depth: ranks of ``depth`` and more were left out, but for each query's best; None: all are here.
     """
 
@@ -43,6 +46,8 @@ class Ranks:
     queries: Tensor
     num_queries: int
     gallery_size: int
+    average_precision: Tensor
+    num_early: Tensor
     depth: int | None = None
 
     def __len__(self) -> int:
@@ -69,6 +74,7 @@ def positive_ranks(
     gallery_groups: Tensor,
     *,
     depth: int | None = None,
+    exclude_self: bool = False,
     chunk_size: int | None = None,
 ) -> Ranks:
     """Rank the positives (same group) of every query among the whole gallery by score ``queries @ gallery.T``.
@@ -83,15 +89,18 @@ def positive_ranks(
         query_groups: (n,) integer.
         gallery_groups: (m,) integer.
         depth: keep only ranks below it, and each query's best: O(n * depth) instead of one number a positive.
+        exclude_self: query i is item i of the gallery, and is no item of its own: neither hit nor rival.
         chunk_size: queries scored at a time, rounded up to a multiple of 64; memory is O(chunk_size * m) besides the
-            result, and the result does not depend on it. None: as many as make 32 MiB of scores.
+            result, and the result does not depend on it. None: as many as make 16 MiB of scores, and 128 at
+            least.
 
     Returns:
         Ranks. Queries without a positive are left out and counted in ``num_unanswerable``; no query or an empty
         gallery gives empty ranks.
 
     Raises:
-        ShapeError: shapes or dtypes do not fit, or an embedding is NaN, infinite, or too large to score.
+        ShapeError: shapes or dtypes do not fit, or an embedding is NaN, infinite, or too large to score; with
+            ``exclude_self``, queries and gallery differ in groups.
         ConfigError: ``depth`` or ``chunk_size`` is below 1.
 
     Example:
@@ -99,35 +108,37 @@ def positive_ranks(
         >>> positive_ranks(torch.eye(4), torch.eye(4), ids, ids).ranks
         tensor([0, 0, 0, 0])
     """
-    if any(number is not None and number < 1 for number in (chunk_size, depth)):
-        raise ConfigError(f"chunk_size and depth need to be at least 1, got {chunk_size} and {depth}")
-    queries, gallery = _check_pair(queries, gallery)
-    query_groups = check_ids("query_groups", query_groups, length=len(queries), of="queries")
-    gallery_groups = check_ids("gallery_groups", gallery_groups, length=len(gallery), of="gallery")
-
+    queries, gallery, query_groups, gallery_groups = check_ranking(
+        queries, gallery, query_groups, gallery_groups, depth=depth, chunk_size=chunk_size
+    )
+    if exclude_self and not torch.equal(query_groups, gallery_groups):
+        raise ShapeError(
+            f"exclude_self takes query i for item i of the gallery, so their groups must be equal; got {len(queries)} "
+            f"queries and {len(gallery)} items whose groups differ"
+        )
     columns = torch.argsort(gallery_groups, stable=True)  # (m,); a group's items stand together
     sorted_groups = gallery_groups[columns]
     starts = torch.searchsorted(sorted_groups, query_groups)
-    counts = torch.searchsorted(sorted_groups, query_groups, right=True) - starts
-    answerable = counts.nonzero()[:, 0]
+    counts = torch.searchsorted(sorted_groups, query_groups, right=True) - starts  # the query itself included
+    answerable = (counts > int(exclude_self)).nonzero()[:, 0]
     # Queries of like number of positives share a chunk, so that a huge group pads nobody else's row.
     order = answerable[torch.argsort(counts[answerable], stable=True)]
 
-    padded = pad_rows(gallery, _TILE)
-    chunk_size = min(chunk_size or _CHUNK_SCORES // len(padded), len(order))
-    scores = torch.empty(max(1, -(-chunk_size // _TILE)) * _TILE, len(padded))  # (c, m)
-    kept, sizes = [], []
+    collected = RankCollector(
+        counts - int(exclude_self), gallery_size=len(gallery) - int(exclude_self and len(gallery) > 0), depth=depth
+    )
+    padded = pad_rows(gallery, TILE)
+    scores = score_buffer(len(order), len(padded), chunk_size)  # (c, m)
     for rows in order.split(len(scores)) if len(order) else ():
         torch.mm(pad_rows(queries[rows], len(scores)), padded.T, out=scores)
         slots = torch.arange(int(counts[rows].max()))  # (k,)
         valid = slots < counts[rows, None]  # (c, k)
         index = columns[(starts[rows, None] + slots).clamp(max=len(columns) - 1)]
-        ranks = _rank_rows(scores[: len(rows), : len(gallery)], index, valid)
-        if depth is not None:
-            valid &= (ranks < depth) | (slots == 0)
-        kept.append(ranks[valid])
-        sizes.append(valid.sum(1))
-    return _collect(kept, sizes, order, counts, gallery_size=len(gallery), depth=depth)
+        if exclude_self:
+            scores[torch.arange(len(rows)), rows] = -torch.inf
+            valid &= index != rows[:, None]
+        collected.add(rows, rank_rows(scores[: len(rows), : len(gallery)], index, valid))
+    return collected.ranks()
 
 
 def score_all(queries: Tensor, gallery: Tensor) -> Tensor:
@@ -149,13 +160,86 @@ def score_all(queries: Tensor, gallery: Tensor) -> Tensor:
                 [0.]])
     """
     queries, gallery = _check_pair(queries, gallery)
-    scores = pad_rows(queries, _TILE) @ pad_rows(gallery, _TILE).T
+    scores = pad_rows(queries, TILE) @ pad_rows(gallery, TILE).T
     return scores[: len(queries), : len(gallery)].contiguous()
 
 
 def pad_rows(value: Tensor, rows: int) -> Tensor:
     """``value`` (n, d) with rows of zeros appended until there are at least ``rows``."""
     return value if len(value) >= rows else F.pad(value, (0, 0, 0, rows - len(value)))
+
+
+class RankCollector:
+    """Takes the ranks of some queries after others, in any order, and puts them into the order of the queries.
+
+    Args:
+        num_positives: (n,) int64 of every query, 0 for those that will not come.
+        gallery_size: items in the gallery.
+        depth: as in `positive_ranks`.
+    """
+
+    def __init__(self, num_positives: Tensor, *, gallery_size: int, depth: int | None) -> None:
+        self._num_positives, self._gallery_size, self._depth = num_positives, gallery_size, depth
+        none = torch.empty(0, dtype=torch.int64)
+        self._rows, self._kept, self._sizes, self._early = [none], [none], [none], [none]
+        self._precision = [none.double()]
+
+    def add(self, rows: Tensor, ranks: Tensor) -> None:
+        """The ascending ranks (c, k) of queries ``rows`` (c,); what stands behind a query's positives is ignored."""
+        counts = self._num_positives[rows, None]
+        slots = torch.arange(ranks.shape[1])
+        valid = slots < counts  # (c, k)
+        self._early.append((valid & (ranks < counts)).sum(1))
+        precision = ((slots + 1).double() / (ranks + 1)).masked_fill_(~valid, 0.0)  # positives up to each, by its place
+        # One by one, unlike sum(): so that padding, which differs with the chunk, changes no bit.
+        self._precision.append(precision.cumsum(1)[:, -1] / counts[:, 0])
+        if self._depth is not None:
+            valid &= (ranks < self._depth) | (slots == 0)
+        self._rows.append(rows)
+        self._kept.append(ranks[valid])
+        self._sizes.append(valid.sum(1))
+
+    def ranks(self) -> Ranks:
+        """All that came."""
+        rows, ranks, size = torch.cat(self._rows), torch.cat(self._kept), torch.cat(self._sizes)
+        queries, position = rows.sort()
+        back = torch.argsort(torch.repeat_interleave(rows, size), stable=True)
+        offsets = torch.from_numpy(np.concatenate([[0], size[position].numpy().cumsum()]).astype(np.int64))
+        return Ranks(
+            ranks=ranks[back],
+            offsets=offsets,
+            num_positives=self._num_positives[queries],
+            queries=queries,
+            num_queries=len(self._num_positives),
+            gallery_size=self._gallery_size,
+            average_precision=torch.cat(self._precision)[position],
+            num_early=torch.cat(self._early)[position],
+            depth=self._depth,
+        )
+
+
+def check_ranking(
+    queries: Tensor,
+    gallery: Tensor,
+    query_groups: Tensor,
+    gallery_groups: Tensor,
+    *,
+    depth: int | None,
+    chunk_size: int | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The embeddings as finite float32 and the groups as int64, or what is wrong with them: see `positive_ranks`."""
+    if any(number is not None and number < 1 for number in (chunk_size, depth)):
+        raise ConfigError(f"chunk_size and depth need to be at least 1, got {chunk_size} and {depth}")
+    queries, gallery = _check_pair(queries, gallery)
+    query_groups = check_ids("query_groups", query_groups, length=len(queries), of="queries")
+    gallery_groups = check_ids("gallery_groups", gallery_groups, length=len(gallery), of="gallery")
+    return queries, gallery, query_groups, gallery_groups
+
+
+def score_buffer(num_queries: int, num_columns: int, chunk_size: int | None) -> Tensor:
+    """(c, num_columns) for the scores of a chunk of queries: c is a multiple of 64, `positive_ranks` says how large."""
+    chunk_size = min(chunk_size or max(_CHUNK_ROWS, _CHUNK_SCORES // max(1, num_columns)), num_queries)
+    return torch.empty(max(1, -(-chunk_size // TILE)) * TILE, num_columns)
 
 
 def _check_pair(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,15 +255,22 @@ def _check_pair(queries: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
     return queries, gallery
 
 
-def _rank_rows(scores: Tensor, index: Tensor, valid: Tensor) -> Tensor:
+def rank_rows(scores: Tensor, index: Tensor, valid: Tensor) -> Tensor:
     """Ranks (c, k) ascending of the positives at columns ``index`` (c, k) where ``valid``; consumes ``scores``."""
     positives = scores.gather(1, index).masked_fill_(~valid, -torch.inf).sort(dim=1).values  # (c, k) ascending
-    # Padding is -inf and sorts first, below every score: it cancels out of the differences below.
-    if positives.shape[1] > _SORT_ABOVE:
+    if positives.shape[1] > SORT_ABOVE:
         scores.numpy().sort(axis=1)
         at_least = scores.shape[1] - torch.searchsorted(scores.contiguous(), positives)
     else:
         at_least = _count_at_least(scores, positives)
+    return ranks_of_counts(positives, at_least)
+
+
+def ranks_of_counts(positives: Tensor, at_least: Tensor) -> Tensor:
+    """Ranks (c, k) ascending, from the positives' scores (c, k) ascending and how many items score at least each.
+
+    What pads the positives is -inf and stands first, below every score: its ranks come last and mean nothing.
+    """
     own_at_least = positives.shape[1] - torch.searchsorted(positives, positives)
     negatives_at_least = (at_least - own_at_least).flip(1)  # best positive first
     return negatives_at_least + torch.arange(positives.shape[1])
@@ -191,25 +282,6 @@ def _count_at_least(scores: Tensor, thresholds: Tensor) -> Tensor:
     # Row by row in the processor's cache: no mask of the chunk's size, and no threads to wait for on a busy machine.
     for row, (values, limits) in enumerate(zip(scores.numpy(), thresholds.numpy())):
         for slot, limit in enumerate(limits):
-            counts[row, slot] = np.count_nonzero(values >= limit)
+            # Padding needs no count: nobody reads its rank.
+            counts[row, slot] = np.count_nonzero(values >= limit) if limit > -np.inf else len(values)
     return torch.from_numpy(counts)
-
-
-def _collect(
-    kept: list[Tensor], sizes: list[Tensor], order: Tensor, counts: Tensor, *, gallery_size: int, depth: int | None
-) -> Ranks:
-    """Put the chunks' ragged results back into the order of the queries."""
-    none = torch.empty(0, dtype=torch.int64)
-    ranks, size = torch.cat([none, *kept]), torch.cat([none, *sizes])
-    back = torch.argsort(torch.repeat_interleave(order, size), stable=True)
-    queries, position = order.sort()
-    offsets = torch.from_numpy(np.concatenate([[0], size[position].numpy().cumsum()]).astype(np.int64))
-    return Ranks(
-        ranks=ranks[back],
-        offsets=offsets,
-        num_positives=counts[queries],
-        queries=queries,
-        num_queries=len(counts),
-        gallery_size=gallery_size,
-        depth=depth,
-    )

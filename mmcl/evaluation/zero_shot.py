@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl.errors import ConfigError, DataError, ShapeError
-from mmcl.evaluation.bootstrap import bootstrap_means, ci95
-from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities, text_embeddings
-from mmcl.evaluation.metrics.classification import (
-    confusion_matrix,
-    expected_calibration_error,
-    f1_macro,
-    mean_per_class,
-    predict,
-    roc_auc_macro,
-    top_k_hits,
-)
-from mmcl.evaluation.prompts import DEFAULT_TEMPLATES, check_templates, fill_templates
+from mmcl.errors import DataError
+from mmcl.evaluation.baselines import Baselines, answer_figures, fitted_figures, random_figures
+from mmcl.evaluation.class_metrics import ClassLine, class_table, classification_intervals, classification_metrics
+from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities
+from mmcl.evaluation.metrics import confusion_matrix, predict
+from mmcl.evaluation.prompt_sensitivity import TemplateAccuracy, template_spread
 from mmcl.evaluation.ranking import score_all
+from mmcl.evaluation.text_classifier import check_covered, class_prompts, class_weights
 
 if TYPE_CHECKING:
     from mmcl.data.dataset import ImageTextDataset
@@ -45,6 +38,7 @@ class ZeroShotPrediction:
         logit_scale: the model's factor from scores to logits.
         num_skipped: labelled images that could not be read.
         num_unlabelled: rows without a label, which were left out.
+        template_top1: {template: its accuracy alone}; empty for fewer than two templates, or whole prompts.
     """
 
     classes: tuple[str, ...]
@@ -56,29 +50,40 @@ class ZeroShotPrediction:
     logit_scale: float
     num_skipped: int
     num_unlabelled: int
+    template_top1: Mapping[str, float] = field(default_factory=dict)
 
     def confusion(self) -> Tensor:
         """(c, c) int64 counts: rows are true classes, columns predicted ones."""
         return confusion_matrix(self.predicted, self.labels, len(self.classes))
+
+    def table(self) -> list[ClassLine]:
+        """Precision, recall, F1, ROC area and support of every class."""
+        return class_table(self.classes, self.scores, self.labels, logit_scale=self.logit_scale)
 
 
 class ZeroShotEvaluator:
     """Zero-shot classification of a data set's ``label`` column.
 
     A class's weight is the mean embedding of its prompts, at unit length again; an image's score for it is the cosine.
+    A class without an image in the data is a candidate for every prediction, has no recall or F1 of its own, and is
+    counted in ``zeroshot/num_classes_without_images``.
 
     Args:
         dataset: with a column ``label``; rows without a label are left out and counted.
         classes: {label: readable name}, or names that are the labels. Default: the labels of ``prompts``, or else the
             distinct labels of the data, sorted, with underscores read as spaces.
-        templates: prompts with ``{}`` in the place of the readable name. Default: `DEFAULT_TEMPLATES`.
+        templates: prompts with ``{}`` in the place of the readable name. Default: ``DEFAULT_TEMPLATES``.
         prompts: {label: whole prompts}, in the place of templates.
+        sensitivity: also judge every template alone, from the same embeddings, where there are at least two.
+        baselines: also judge the same model with random weights and, where ``train`` is given, a linear model of raw
+            pixels.
+        train: with a column ``label``; what the linear model is fitted on. Not used without ``baselines``.
         batch_size: items a forward pass.
 
     Raises:
         ConfigError: both ``templates`` and ``prompts`` are given.
-        DataError: no row has a label, the data has a label that ``classes`` lacks, a class has no prompt, or a
-            template lacks ``{}``.
+        DataError: no row has a label, the data has a label that ``classes`` lacks, there is no class, one stands twice
+            or has no prompt, prompts are for no class, or a template lacks ``{}``.
 
     Source:
         Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 3.1.4
@@ -94,29 +99,24 @@ class ZeroShotEvaluator:
         classes: Mapping[str, str] | Sequence[str] | None = None,
         templates: Sequence[str] | None = None,
         prompts: Mapping[str, Sequence[str]] | None = None,
+        sensitivity: bool = True,
+        baselines: bool = False,
+        train: ImageTextDataset | None = None,
         batch_size: int = 64,
     ) -> None:
-        if templates is not None and prompts is not None:
-            raise ConfigError("templates and prompts were both given; prompts are whole already: give one of the two")
         labels = dataset.column("label")
         self._labelled = np.array([row for row, label in enumerate(labels) if label is not None], dtype=np.int64)
         present = sorted({label for label in labels if label is not None})
         if not present:
             raise DataError(f"{dataset.name}: no row has a label; zero-shot needs the column 'label' filled")
-        if classes is None and prompts is not None:
-            classes = list(prompts)
-        names = _names(classes) if classes is not None else {label: label.replace("_", " ") for label in present}
-        _check_covered(present, names, f"{dataset.name} holds labels that the classes lack")
-        if prompts is not None:
-            _check_covered(names, prompts, "prompts lack classes")
-            self.prompts = {label: list(prompts[label]) for label in names}
-        else:
-            self.prompts = fill_templates(names, check_templates(DEFAULT_TEMPLATES if templates is None else templates))
-        empty = [label for label, some in self.prompts.items() if not some]
-        if empty:
-            raise DataError(f"prompts need at least one prompt a class; {empty[0]!r} has none")
+        self._classes = class_prompts(present, classes=classes, templates=templates, prompts=prompts)
+        check_covered(present, self._classes.prompts, f"{dataset.name} holds labels that the classes lack")
         self.dataset = dataset
-        self.classes = tuple(names)
+        self.classes = self._classes.classes
+        self.prompts = self._classes.prompts
+        self.sensitivity = sensitivity
+        self.baselines = baselines
+        self.train = train
         self.batch_size = batch_size
 
     def class_weights(self, embedder: Embedder) -> Tensor:
@@ -128,15 +128,7 @@ class ZeroShotEvaluator:
         Raises:
             ShapeError: an embedding is not finite, or the prompts of a class cancel out.
         """
-        prompts = [prompt for label in self.classes for prompt in self.prompts[label]]
-        owner = torch.repeat_interleave(torch.tensor([len(self.prompts[label]) for label in self.classes]))
-        distinct, index = text_embeddings(embedder, prompts, batch_size=self.batch_size)
-        sums = torch.zeros(len(self.classes), distinct.shape[1]).index_add_(0, owner, distinct[torch.tensor(index)])
-        length = sums.norm(dim=1)
-        if (length == 0).any():
-            label = self.classes[int((length == 0).nonzero()[0, 0])]
-            raise ShapeError(f"the prompt embeddings of class {label!r} add up to zero; no direction is left to score")
-        return F.normalize(sums, dim=1)
+        return class_weights(embedder, self.prompts, batch_size=self.batch_size)
 
     def predict(self, embedder: Embedder) -> ZeroShotPrediction:
         """Score every labelled image against every class.
@@ -149,15 +141,21 @@ class ZeroShotEvaluator:
             DataError: no labelled image is readable.
             ShapeError: an embedding is not finite.
         """
+        return self._predict(embedder, self._labelled, sensitivity=self.sensitivity)
+
+    def _predict(self, embedder: Embedder, chosen: np.ndarray, *, sensitivity: bool) -> ZeroShotPrediction:
         need_both_modalities(embedder, "zero-shot classification")
-        weights = self.class_weights(embedder)
-        labelled = self.dataset.select(self._labelled)
+        labelled = self.dataset.select(chosen)
         images, rows, skipped = image_embeddings(embedder, labelled, batch_size=self.batch_size)
         number = {label: index for index, label in enumerate(self.classes)}
         column = labelled.column("label")
         labels = torch.tensor([number[column[row]] for row in rows.tolist()], dtype=torch.int64)
+        templates = self._classes.templates
+        each = TemplateAccuracy(images, labels, len(templates)) if sensitivity and len(templates) > 1 else None
+        watch = None if each is None else each.add
+        weights = class_weights(embedder, self.prompts, batch_size=self.batch_size, watch=watch)
         scores = score_all(images, weights)  # (n, c)
-        rows_in_dataset = torch.from_numpy(self._labelled[rows])
+        rows_in_dataset = torch.from_numpy(chosen[rows])
         return ZeroShotPrediction(
             classes=self.classes,
             scores=scores,
@@ -168,11 +166,39 @@ class ZeroShotEvaluator:
             logit_scale=float(embedder.logit_scale),
             num_skipped=len(skipped),
             num_unlabelled=len(self.dataset) - len(self._labelled),
+            template_top1={} if each is None else dict(zip(templates, each.top1())),
         )
 
+    def compare(self, embedder: Embedder, prediction: ZeroShotPrediction) -> Baselines:
+        """What the same figures are without a trained model of images and texts.
+
+        Args:
+            embedder: that was judged; its architecture with random weights is one of the baselines.
+            prediction: of it.
+
+        Returns:
+            ``chance`` and ``majority`` always; ``random_weights`` and ``raw_linear`` where they can be had, and a note
+            for each that cannot.
+        """
+        baselines = answer_figures(prediction.labels, len(self.classes))
+        rows = prediction.rows.numpy()
+
+        def judge(other: Embedder, chosen: np.ndarray) -> dict[str, float]:
+            result = self._predict(other, rows[chosen], sensitivity=False)
+            return classification_metrics(result.scores, result.labels, logit_scale=result.logit_scale)
+
+        baselines |= random_figures(embedder, judge, num_rows=len(rows))
+        judged = self.dataset.select(rows)
+        return baselines | fitted_figures(self.train, judged, prediction.labels, self.classes)
+
     def __call__(self, embedder: Embedder) -> Metrics:
-        """Judge an embedder: see `judge_prediction` for the metrics and `predict` for the errors."""
-        return judge_prediction(self.predict(embedder))
+        """Judge an embedder: see `judge_prediction` for the metrics and `predict` for the errors.
+
+        With ``baselines`` also ``zeroshot/<baseline>_<figure>`` for the baselines of `compare`.
+        """
+        prediction = self.predict(embedder)
+        metrics = judge_prediction(prediction)
+        return metrics | self.compare(embedder, prediction).metrics("zeroshot") if self.baselines else metrics
 
 
 def judge_prediction(prediction: ZeroShotPrediction) -> Metrics:
@@ -182,43 +208,25 @@ def judge_prediction(prediction: ZeroShotPrediction) -> Metrics:
         prediction: of at least one image.
 
     Returns:
-        ``zeroshot/top1`` with ``top1_ci95``, ``top5`` (top c where c < 5), ``mean_per_class``, ``f1_macro``,
-        ``roc_auc_macro`` (left out where fewer than two classes occur), ``ece``; ``chance`` (1 / c), ``majority``
-        (the share of the largest class: what always answering it scores); ``num_images``, ``num_classes``,
-        ``num_skipped``, ``num_unlabelled``.
+        ``zeroshot/top1``, ``top5`` (top c where c < 5), ``mean_per_class``, ``precision_macro``, ``recall_macro``,
+        ``f1_macro``, ``f1_weighted``, ``roc_auc_macro`` (left out where fewer than two classes occur) and ``ece``, each
+        with its ``_ci95``; ``chance`` (1 / c), ``majority`` (the share of the largest class: what always answering it
+        scores); ``template_top1_min``, ``_max``, ``_mean``, ``_std`` and ``num_templates``, where templates were judged
+        one by one; ``num_images``, ``num_classes``, ``num_classes_without_images``, ``num_skipped``,
+        ``num_unlabelled``.
     """
     scores, labels, scale = prediction.scores, prediction.labels, prediction.logit_scale
-    num_classes = len(prediction.classes)
-    top1 = top_k_hits(scores, labels, 1).double()
-    confusion = prediction.confusion()
-    metrics: Metrics = {
-        "zeroshot/top1": float(top1.mean()),
-        "zeroshot/top1_ci95": ci95(bootstrap_means(top1[:, None], prediction.groups)[:, 0]),
-        "zeroshot/top5": float(top_k_hits(scores, labels, min(5, num_classes)).double().mean()),
-        "zeroshot/mean_per_class": mean_per_class(confusion),
-        "zeroshot/f1_macro": f1_macro(confusion),
-        "zeroshot/ece": expected_calibration_error(scores, labels, logit_scale=scale),
-        "zeroshot/chance": 1.0 / num_classes,
-        "zeroshot/majority": float(confusion.sum(1).max() / len(labels)),
-        "zeroshot/num_images": float(len(labels)),
-        "zeroshot/num_classes": float(num_classes),
-        "zeroshot/num_skipped": float(prediction.num_skipped),
-        "zeroshot/num_unlabelled": float(prediction.num_unlabelled),
+    support = torch.bincount(labels, minlength=len(prediction.classes))
+    found: Metrics = {
+        **classification_metrics(scores, labels, logit_scale=scale),
+        **classification_intervals(scores, labels, prediction.groups, logit_scale=scale),
+        **template_spread(prediction.template_top1),
+        "chance": 1.0 / len(prediction.classes),
+        "majority": float(support.max()) / len(labels),
+        "num_images": float(len(labels)),
+        "num_classes": float(len(prediction.classes)),
+        "num_classes_without_images": float((support == 0).sum()),
+        "num_skipped": float(prediction.num_skipped),
+        "num_unlabelled": float(prediction.num_unlabelled),
     }
-    if len(labels.unique()) > 1:
-        metrics["zeroshot/roc_auc_macro"] = roc_auc_macro(scores, labels, logit_scale=scale)
-    return metrics
-
-
-def _names(classes: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
-    names = dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
-    if not names or len(names) != len(classes):
-        raise DataError(f"classes needs at least one class and each once, got {len(classes)}, {len(names)} distinct")
-    return names
-
-
-def _check_covered(wanted: Sequence[str] | Mapping[str, str], given: Mapping[str, object], what: str) -> None:
-    missing = [label for label in wanted if label not in given]
-    if missing:
-        shown = ", ".join(repr(label) for label in missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise DataError(f"{what}: {shown} ({len(missing)} in all); the classes start with {list(given)[:5]}")
+    return {f"zeroshot/{name}": value for name, value in found.items()}

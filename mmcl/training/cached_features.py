@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +20,12 @@ import torch
 from torch import Tensor
 
 from mmcl.batch import SkippedRow
+from mmcl.data.chunk_files import ALONE, Chunk, Sharing, stored_chunks
 from mmcl.data.collate import skipped_image
 from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
-from mmcl.training.gather import broadcast_object, rank, world_size
+from mmcl.models.fingerprint import tower_fingerprint
+from mmcl.training.gather import gather_objects, rank, world_size
 
 log = get_logger(__name__)
 
@@ -150,7 +151,7 @@ class FeatureCache:
         views = views or Views()
         key = self._key(encoder, self._fingerprint(dataset), views.count, views.description)
 
-        def compute(start: int, stop: int) -> tuple[np.ndarray, list[SkippedRow]]:
+        def compute(start: int, stop: int) -> Chunk:
             return self._image_chunk(encoder, dataset, views, start, stop)
 
         title = f"image features of {dataset.name}"
@@ -168,8 +169,8 @@ class FeatureCache:
         digest = hashlib.sha256("\x1f".join(distinct).encode()).hexdigest()
         key = self._key(encoder, digest)
 
-        def compute(start: int, stop: int) -> tuple[np.ndarray, list[SkippedRow]]:
-            return self._text_chunk(encoder, distinct[start:stop]), []
+        def compute(start: int, stop: int) -> Chunk:
+            return Chunk(self._text_chunk(encoder, distinct[start:stop]), [])
 
         cached = self._chunks(key, len(distinct), compute, "caption features", shared=shared)
         return CachedTexts(distinct, cached)
@@ -190,7 +191,7 @@ class FeatureCache:
         tower = encoder.tower
         known = self._tower_keys.get(id(tower))
         if known is None:
-            known = self._tower_keys[id(tower)] = (tower, _tower_hash(tower))
+            known = self._tower_keys[id(tower)] = (tower, tower_fingerprint(tower))
         return known[1]
 
     # -- chunks --------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ class FeatureCache:
         self,
         key: str,
         total: int,
-        compute: Callable[[int, int], tuple[np.ndarray, list[SkippedRow]]],
+        compute: Callable[[int, int], Chunk],
         title: str,
         *,
         shared: bool,
@@ -208,37 +209,28 @@ class FeatureCache:
         if key in self._loaded:
             return self._loaded[key]
         folder = self.folder / key
-        starts = range(0, total, CHUNK_ROWS)
-        chunks = {start: _read_chunk(folder, start) for start in starts}
-        missing = [start for start in starts if chunks[start] is None]
-        mine = missing
-        if shared and world_size() > 1:
-            # One process after another reads a chunk as missing or not while others write: agree on one list.
-            missing = broadcast_object(missing)
-            mine = missing[rank() :: world_size()]
-        if missing:
-            log.info("%s: computing %d of %d chunks into %s", title, len(missing), len(starts), folder)
+
+        def found(missing: int, chunks: int) -> None:
+            if missing:
+                log.info("%s: computing %d of %d chunks into %s", title, missing, chunks, folder)
+
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for start in mine:
-                stop = min(total, start + CHUNK_ROWS)
-                self._tell(title, start, total)
-                _write_chunk(folder, start, *compute(start, stop))
-                self._tell(title, stop, total)
-            if shared and world_size() > 1:
-                torch.distributed.barrier()
-            for start in missing:
-                chunks[start] = _read_chunk(folder, start)
-                if chunks[start] is None:  # another machine wrote it on a disk of its own
-                    _write_chunk(folder, start, *compute(start, min(total, start + CHUNK_ROWS)))
-                    chunks[start] = _read_chunk(folder, start)
+            chunks = stored_chunks(
+                folder,
+                total,
+                compute,
+                chunk_rows=CHUNK_ROWS,
+                sharing=_all_processes() if shared else ALONE,
+                progress=lambda done, of: self._tell(title, done, of),
+                found=found,
+            )
         except OSError as error:
             raise ConfigError(
                 f"features cannot be kept in {folder} ({error.strerror or error}); set train.feature_cache.dir or "
                 f"train.feature_cache.enabled=false"
             ) from error
-        skipped = {row.row: row for start in starts for row in chunks[start][1]}
-        self._loaded[key] = CachedImages([chunks[start][0] for start in starts], skipped)
+        skipped = {row.row: row for chunk in chunks for row in chunk.skipped}
+        self._loaded[key] = CachedImages([chunk.rows for chunk in chunks], skipped)
         return self._loaded[key]
 
     def _tell(self, title: str, done: int, total: int) -> None:
@@ -251,9 +243,7 @@ class FeatureCache:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return encoder.features(**inputs).float().cpu().numpy()
 
-    def _image_chunk(
-        self, encoder: Encoder, dataset: Images, views: Views, start: int, stop: int
-    ) -> tuple[np.ndarray, list[SkippedRow]]:
+    def _image_chunk(self, encoder: Encoder, dataset: Images, views: Views, start: int, stop: int) -> Chunk:
         encoder.tower.to(self.device).eval()
         preprocessing = encoder.tower.preprocessing
         features = np.full(((stop - start) * views.count, encoder.tower.feature_dim), np.nan, np.float32)
@@ -282,7 +272,7 @@ class FeatureCache:
                     self._tell(f"image features of {dataset.name}", row + 1, len(dataset))
         if pending:
             flush()
-        return features.reshape(stop - start, views.count, -1), skipped
+        return Chunk(features.reshape(stop - start, views.count, -1), skipped)
 
     def _text_chunk(self, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
         encoder.tower.to(self.device).eval()
@@ -295,45 +285,5 @@ class FeatureCache:
         return features
 
 
-def _tower_hash(tower: Any) -> str:
-    """Changes with anything that changes a tower's features: weights, inputs, and what its config says beside them."""
-    digest = hashlib.blake2b()
-    for name, tensor in tower.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    preprocessing = tower.preprocessing
-    fingerprint = getattr(preprocessing, "fingerprint", lambda: json.dumps(preprocessing.to_dict(), sort_keys=True))
-    digest.update(fingerprint().encode())
-    config = tower.spec.get("config") or tower.spec.get("options") or {}
-    told = {key: value for key, value in config.items() if not key.startswith("_") and key not in _NOT_IN_FEATURES}
-    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-# What a config says of where it came from; the number of heads or a norm's epsilon, by contrast, are in no weight.
-_NOT_IN_FEATURES = frozenset({"architectures", "dtype", "torch_dtype", "transformers_version", "model_type"})
-
-
-def _path(folder: Path, start: int, suffix: str) -> Path:
-    return folder / f"rows_{start:09d}{suffix}"
-
-
-def _read_chunk(folder: Path, start: int) -> tuple[np.ndarray, list[SkippedRow]] | None:
-    """A chunk's features and skipped rows; None where it is not written, or damaged."""
-    try:
-        rows = json.loads(_path(folder, start, ".json").read_text(encoding="utf-8"))  # written last
-        features = np.load(_path(folder, start, ".npy"), mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
-        return None
-    return features, [SkippedRow(**row) for row in rows]
-
-
-def _write_chunk(folder: Path, start: int, features: np.ndarray, skipped: list[SkippedRow]) -> None:
-    """Each file appears whole, the list of skipped rows last."""
-    array, rows = _path(folder, start, ".npy"), _path(folder, start, ".json")
-    partial = folder / f".{start}.{os.getpid()}.partial"
-    with partial.open("wb") as file:
-        np.save(file, features, allow_pickle=False)
-    os.replace(partial, array)
-    partial.write_text(json.dumps([dataclasses.asdict(row) for row in skipped], ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, rows)
+def _all_processes() -> Sharing:
+    return Sharing(rank(), world_size(), gather_objects)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ import pytest
 from rich.console import Console
 
 from mmcl import data
-from mmcl.cli.console import watch_images
+from mmcl.cli.console import watch_embedding
+from mmcl.embedder import CachedEmbedder, embed_images
+from mmcl.evaluation.blind import BlindEmbedder
 
-SCENES = "shapes?test=40:test"
+SCENES = "shapes?train=60&test=40:test"
 
 
 def test_retrieval_prints_a_table_and_writes_json(tiny_run: Path, invoke, tmp_path: Path) -> None:
@@ -87,22 +91,46 @@ def test_the_scripts_are_the_commands(script: str, checkout: Path, tiny_run: Pat
     assert any(name.startswith(task) for name in json.loads((tmp_path / "out.json").read_text()))
 
 
-def test_progress_shows_on_a_terminal_alone() -> None:
+def test_kept_embeddings_give_the_same_numbers(tiny_run: Path, invoke, tmp_path: Path) -> None:
+    folder, written = Path(os.environ["MMCL_CACHE"]) / "embeddings", []
+    for number, options in enumerate([(), (), ("--no-cache",), ("--precision", "bf16"), ("--batch-size", "7")]):
+        file = tmp_path / f"{number}.json"
+        done = invoke("eval", "retrieval", str(tiny_run), SCENES, "--json", str(file), *options)
+        assert done.code == 0, done.err
+        written.append((json.loads(file.read_text()), {path.name for path in folder.iterdir()}))
+    metrics, kept = zip(*written)
+    assert metrics[0] == metrics[1] == metrics[2]
+    assert metrics[3] != metrics[0], "a control: another precision gives other numbers"
+    assert kept[0] == kept[1] == kept[2]
+    assert kept[2] < kept[3] < kept[4]
+    done = invoke("eval", "retrieval", str(tiny_run), SCENES, "--precision", "int4")
+    assert (done.code, "precision is 'int4'; want one of fp32, bf16, fp16" in done.err) == (2, True)
+
+
+class _Reader(BlindEmbedder):
+    """Reads the images of a data set, which blind embedders do not."""
+
+    embed_dataset_images = None
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_progress_shows_on_a_terminal_alone(broken_off: bool) -> None:
     dataset = data.load("shapes?test=4:test")
-    images, first = dataset.images, dataset.images.read(0)
-    console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    with watch_images(dataset, console):
-        assert len(dataset.images) == 4
-        assert dataset.images.fingerprint() == images.fingerprint()
-        assert (dataset.images.read(0) == first).all()
-        assert dataset.images.describe(1) == images.describe(1)
-        chosen = dataset.select([2, 3])
-        assert (chosen.images.read(1) == images.read(3)).all()
-    assert dataset.images is images
-    assert "1/4" in console.file.getvalue()
-    assert "1/2" in console.file.getvalue()
+    embedder = CachedEmbedder(_Reader())
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with contextlib.suppress(KeyboardInterrupt), watch_embedding(embedder, console):
+        embed_images(embedder, dataset)
+        embedder.encode_text(["a", "b"])
+        if broken_off:
+            raise KeyboardInterrupt
+    assert "images of shapes" in console.file.getvalue()
+    assert "4/4" in console.file.getvalue()
+    assert "2/2" in console.file.getvalue()
+    assert embedder.progress is None
+    assert console.file.getvalue().count("\x1b[?25l") == console.file.getvalue().count("\x1b[?25h"), "cursor is back"
 
     plain = Console(file=io.StringIO(), force_terminal=False)
-    with watch_images(dataset, plain):
-        dataset.images.read(0)
+    with watch_embedding(embedder, plain):
+        embed_images(CachedEmbedder(_Reader()), dataset)
+        embed_images(embedder, dataset)
     assert plain.file.getvalue() == ""

@@ -9,14 +9,23 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from mmcl.errors import ConfigError, ShapeError
-from mmcl.evaluation.metrics.classification import (
+from mmcl.evaluation.metrics import (
+    ClassCounts,
+    class_counts,
     confusion_matrix,
     expected_calibration_error,
     f1_macro,
+    f1_per_class,
+    f1_weighted,
+    macro_mean,
     mean_per_class,
+    precision_macro,
+    precision_per_class,
     predict,
+    recall_per_class,
     roc_auc_macro,
     top_k_hits,
+    weighted_mean,
 )
 
 
@@ -113,3 +122,42 @@ def test_bad_input_raises() -> None:
             roc_auc_macro(torch.eye(2), labels, logit_scale=scale)
     with pytest.raises(ConfigError, match="k needs"):
         top_k_hits(torch.eye(2), labels, 0)
+
+
+def test_precision_recall_and_f1_equal_scikit_learn_and_torchmetrics(case: tuple[Tensor, Tensor]) -> None:
+    import torchmetrics.functional.classification as torchmetrics
+
+    scores, labels = case
+    predicted = predict(scores, labels)
+    confusion = confusion_matrix(predicted, labels, 7)
+    counts = class_counts(confusion)
+    occurring = labels.unique().numpy()
+    for one, reference in (
+        (precision_per_class, sklearn_metrics.precision_score),
+        (recall_per_class, sklearn_metrics.recall_score),
+        (f1_per_class, sklearn_metrics.f1_score),
+    ):
+        want = reference(labels, predicted, average=None, labels=range(7), zero_division=0)
+        assert one(counts).numpy() == pytest.approx(want, abs=1e-12)
+        macro = reference(labels, predicted, average="macro", labels=occurring, zero_division=0)
+        assert float(macro_mean(one(counts), counts)) == pytest.approx(macro)
+        weighted = reference(labels, predicted, average="weighted", zero_division=0)
+        assert float(weighted_mean(one(counts), counts)) == pytest.approx(weighted)
+        assert weighted != pytest.approx(macro, abs=1e-4)
+    theirs = torchmetrics.multiclass_precision(scores, labels, 7, average="none")
+    assert torch.allclose(precision_per_class(counts).float(), theirs, atol=1e-6)
+    assert f1_weighted(confusion) == pytest.approx(
+        float(torchmetrics.multiclass_f1_score(scores, labels, 7, average="weighted")), abs=1e-6
+    )
+    assert precision_macro(confusion) != pytest.approx(mean_per_class(confusion), abs=1e-4)
+
+
+def test_counts_may_have_resamples_behind_them(case: tuple[Tensor, Tensor]) -> None:
+    scores, labels = case
+    counts = class_counts(confusion_matrix(predict(scores, labels), labels, 7))
+    twice = ClassCounts(*(torch.stack([one, one.flip(0)], dim=1) for one in counts))  # (7, 2)
+    both = macro_mean(f1_per_class(twice), twice)
+    assert both.shape == (2,)
+    assert float(both[0]) == pytest.approx(float(macro_mean(f1_per_class(counts), counts)))
+    with pytest.raises(ShapeError, match=r"shape \(classes, classes\), got \(2, 3\)"):
+        class_counts(torch.ones(2, 3))

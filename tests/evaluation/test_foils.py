@@ -72,8 +72,110 @@ def test_missing_and_malformed_foils_raise(make_dataset: Callable) -> None:
         FoilEvaluator(make_dataset(TEXTS, foils=[None, [], None, []]))
     with pytest.raises(DataError, match="row 1: a foil needs"):
         FoilEvaluator(make_dataset(TEXTS, foils=[None, [foil(None, "a", "b")], None, None]))
+    with pytest.raises(DataError, match="cannot be called 'negatives'"):
+        FoilEvaluator(make_dataset(TEXTS, foils=[[foil("negatives", "a", "b")], None, None, None]))
     with pytest.raises(DataError, match="cannot be called 'mean'"):
         FoilEvaluator(make_dataset(TEXTS, foils=[[foil("mean", "a", "b")], None, None, None]))
+
+
+def naive_negatives(images: list, captions: list[list], negatives: list[list]) -> tuple[float, float, float]:
+    """Right against all, the mean share beaten, and chance, by loops over captions."""
+    right, shares, chance = [], [], []
+    for image, own, others in zip(images, captions, negatives):
+        for caption in own if others else []:
+            score = sum(a * b for a, b in zip(image, caption))
+            beaten = [score > sum(a * b for a, b in zip(image, other)) for other in others]
+            right.append(all(beaten))
+            shares.append(sum(beaten) / len(beaten))
+            chance.append(1 / (1 + len(beaten)))
+    return tuple(sum(one) / len(one) for one in (right, shares, chance))
+
+
+def test_negatives_equal_a_naive_loop(make_dataset: Callable, table_embedder: type) -> None:
+    g = torch.Generator().manual_seed(1)
+    rows = 40
+    texts = [[f"{row} is so", f"{row} is this"][: 1 + row % 2] for row in range(rows)]
+    negatives = [[f"{row} is not {n}" for n in range(row % 4)] or None for row in range(rows)]
+    images = F.normalize(torch.randn(rows, 5, generator=g), dim=1)
+    words = [text for cell in texts + [cell or [] for cell in negatives] for text in cell]
+    table = dict(zip(words, F.normalize(torch.randn(len(words), 5, generator=g), dim=1)))
+    evaluator = FoilEvaluator(make_dataset(texts, negatives=negatives))
+    metrics = evaluator(table_embedder(images, table))
+    expected = naive_negatives(
+        images.tolist(),
+        [[table[text].tolist() for text in cell] for cell in texts],
+        [[table[text].tolist() for text in cell or []] for cell in negatives],
+    )
+    found = [metrics[f"foils/{name}"] for name in ("negatives", "negatives_pairwise", "negatives_chance")]
+    assert found == pytest.approx(expected)
+    assert metrics["foils/mean"] == metrics["foils/negatives_pairwise"] != metrics["foils/negatives"]
+    assert metrics["foils/negatives_count"] == sum(len(own) for own, cell in zip(texts, negatives) if cell)
+    assert metrics["foils/num_images"] == 30
+    low, high = metrics["foils/negatives_ci95"]
+    assert low <= metrics["foils/negatives"] <= high
+    one = F.normalize(torch.ones(5), dim=0)
+    collapsed = evaluator(table_embedder(images, dict.fromkeys(words, one)))
+    assert (collapsed["foils/negatives"], collapsed["foils/negatives_pairwise"]) == (0, 0)
+
+
+def test_negatives_that_are_true_are_dropped(make_dataset: Callable, table_embedder: type) -> None:
+    axes = torch.eye(3)
+    embedder = table_embedder(axes, {"red": axes[0], "scarlet": axes[0], "blue": axes[1], "green": axes[2]})
+    texts = [["red"], ["scarlet"], ["blue"]]
+    negatives = [["scarlet", "blue", "blue"], ["red"], ["green", ""]]
+    metrics = FoilEvaluator(make_dataset(texts, group=["warm", "warm", "cold"], negatives=negatives))(embedder)
+    assert metrics["foils/num_dropped"] == 2
+    assert (metrics["foils/negatives"], metrics["foils/negatives_count"]) == (1, 2)
+    assert metrics["foils/negatives_chance"] == 0.5
+    apart = FoilEvaluator(make_dataset(texts, negatives=negatives))(embedder)
+    assert apart["foils/num_dropped"] == 0
+    assert apart["foils/negatives"] == pytest.approx(1 / 3)  # "scarlet" ties with "red", and image 1 is blue
+
+
+def test_which_columns_are_judged(make_dataset: Callable, table_embedder: type) -> None:
+    axes = torch.eye(3)
+    embedder = table_embedder(axes[torch.tensor([0, 1, 2, 0])], {"red": axes[0], "blue": axes[1], "ball": axes[2]})
+    dataset = make_dataset(TEXTS, foils=FOILS, negatives=[["blue"], None, ["red", "blue"], None])
+    plain = FoilEvaluator(dataset)(embedder)
+    assert plain == FoilEvaluator(make_dataset(TEXTS, foils=FOILS))(embedder)
+    both = FoilEvaluator(dataset, negatives=True)(embedder)
+    assert {name: both[name] for name in plain if name != "foils/num_images"} == {
+        name: plain[name] for name in plain if name != "foils/num_images"
+    }
+    assert (both["foils/num_images"], both["foils/negatives"], both["foils/negatives_count"]) == (4, 1, 2)
+    with pytest.raises(DataError, match="no column 'negatives'"):
+        FoilEvaluator(make_dataset(TEXTS, foils=FOILS), negatives=True)
+
+
+def test_foils_made_by_rule(make_dataset: Callable, table_embedder: type) -> None:
+    texts = [["a red cup left of a blue plate"], ["two dogs"], ["a cup"], ["a big dog", "a little dog"]]
+    dataset = make_dataset(texts)
+    evaluator = FoilEvaluator(dataset, generate=True)
+    made = [foil for cell in evaluator._foils for foil in cell]
+    assert {foil["kind"] for foil in made} == {"attribute", "count", "relation", "swap"}
+    words = {text for foil in made for text in (foil["caption"], foil["foil"])}
+    axes = torch.eye(2)
+    image = axes[0].expand(4, 2)
+    embedder = table_embedder(image, {word: axes[0] if [word] in texts else axes[1] for word in words})
+    metrics = evaluator(embedder)
+    assert [metrics[f"foils/{kind}"] for kind in ("attribute", "count", "relation", "swap", "mean")] == [1] * 5
+    assert metrics["foils/num_dropped"] == 2  # "a big dog" and "a little dog" are said of one image
+    assert metrics["foils/num_images"] == 2
+    embedder.texts = {word: axes[1 - int(vector[1])] for word, vector in embedder.texts.items()}
+    embedder.texts = {word: axes[1] if vector[0] else axes[0] for word, vector in embedder.texts.items()}
+    assert evaluator(embedder)["foils/mean"] == 0
+    with pytest.raises(DataError, match="no caption holds a word that the rules exchange"):
+        FoilEvaluator(make_dataset([["cup"], ["Hund"]]), generate=True)
+
+
+def test_shapes_hold_the_three_kinds() -> None:
+    from mmcl import data
+    from mmcl.data.shapes.captions import FOIL_KINDS
+
+    cells = data.load("shapes?test=60:test").column("foils")
+    kinds = {foil["kind"] for cell in cells for foil in cell}
+    assert kinds == set(FOIL_KINDS) >= {"binding", "relation", "count"}
+    assert all(foil["caption"] != foil["foil"] for cell in cells for foil in cell)
 
 
 def test_table_shows_value_interval_and_chance() -> None:

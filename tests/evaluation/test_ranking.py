@@ -64,11 +64,53 @@ def test_sorting_and_counting_paths_agree(seed: int, monkeypatch: pytest.MonkeyP
     query_groups = torch.randint(0, 30, (70,), generator=g)
     want = naive_ranks(queries, gallery, query_groups, gallery_groups)
     for limit in (0, 64, 10_000):
-        monkeypatch.setattr(ranking, "_SORT_ABOVE", limit)
+        monkeypatch.setattr(ranking, "SORT_ABOVE", limit)
         for chunk_size in (1, 64, 1000, None):
             got = positive_ranks(queries, gallery, query_groups, gallery_groups, chunk_size=chunk_size)
             assert ragged(got) == want
     assert ragged(positive_ranks(queries, gallery, query_groups.roll(1), gallery_groups)) != want
+
+
+def naive_excluded(vectors: Tensor, groups: Tensor) -> list[list[int]]:
+    """Each query's own row left out of a gallery of its own."""
+    result = []
+    for query in range(len(vectors)):
+        others = [row for row in range(len(vectors)) if row != query]
+        one = torch.tensor([query])
+        result += naive_ranks(vectors[one], vectors[others], groups[one], groups[others])
+    return result
+
+
+@pytest.mark.parametrize("num_groups", [2, 20, 60])
+def test_a_query_is_no_item_of_its_own_gallery(num_groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    g = torch.Generator().manual_seed(num_groups)
+    vectors, groups = grid(90, 3, g), torch.randint(num_groups, (90,), generator=g)
+    want = naive_excluded(vectors, groups)
+    for limit in (0, 64):
+        monkeypatch.setattr(ranking, "SORT_ABOVE", limit)
+        for depth in (None, 5):
+            ranks = positive_ranks(vectors, vectors, groups, groups, exclude_self=True, depth=depth, chunk_size=64)
+            cut = [row if depth is None else row[:1] + [rank for rank in row[1:] if rank < depth] for row in want]
+            assert ragged(ranks) == cut
+            assert ranks.num_positives.tolist() == [len(row) for row in want if row]
+            assert ranks.num_unanswerable == sum(not row for row in want)
+            assert ranks.gallery_size == 89
+            early = [sum(rank < len(row) for rank in row) for row in want if row]
+            assert ranks.num_early.tolist() == early
+    assert ragged(positive_ranks(vectors, vectors, groups, groups)) != want
+    with pytest.raises(ShapeError, match="query i for item i"):
+        positive_ranks(vectors, vectors, groups, groups + 1, exclude_self=True)
+    with pytest.raises(ShapeError, match="query i for item i"):
+        positive_ranks(vectors[:5], vectors, groups[:5], groups, exclude_self=True)
+
+
+def test_an_excluded_query_hides_no_twin() -> None:
+    # Items 0 and 1 are equal and of two groups: item 1 ties with item 2, item 0's only answer, and stands first.
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    ranks = positive_ranks(vectors, vectors, torch.tensor([0, 1, 0, 2]), torch.tensor([0, 1, 0, 2]), exclude_self=True)
+    assert ragged(ranks) == [[1], [], [1], []]
+    none = torch.empty(0, 2)
+    assert len(positive_ranks(none, none, torch.arange(0), torch.arange(0), exclude_self=True)) == 0
 
 
 def test_depth_keeps_low_ranks_and_every_best_one() -> None:

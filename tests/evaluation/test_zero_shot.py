@@ -170,3 +170,59 @@ def test_files(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     with pytest.raises(DataError, match="UTF-8"):
         load_classes(tmp_path / "latin.txt")
+
+
+def test_a_class_without_an_image_is_counted_and_a_model_without_texts_refused(
+    make_dataset: Callable, table_embedder: type
+) -> None:
+    axes = torch.eye(4)
+    embedder = table_embedder(axes[torch.tensor([0, 1, 3])], dict(zip("abcd", axes)))
+    dataset = make_dataset([["x"]] * 3, label=["a", "b", "b"])
+    evaluator = ZeroShotEvaluator(dataset, classes=list("abcd"), templates=["{}"])
+    metrics = evaluator(embedder)
+    assert metrics["zeroshot/num_classes_without_images"] == 2
+    lines = {one.label: one for one in evaluator.predict(embedder).table()}
+    assert (lines["d"].support, lines["d"].predicted, lines["d"].f1) == (0, 1, None)
+    assert (lines["b"].support, lines["b"].recall, lines["b"].precision) == (2, 0.5, 1.0)
+    assert metrics["zeroshot/precision_macro"] == 1.0
+    assert metrics["zeroshot/recall_macro"] == metrics["zeroshot/mean_per_class"] == 0.75
+    assert metrics["zeroshot/f1_weighted"] == pytest.approx((1 + 2 * 2 / 3) / 3)
+    embedder.modalities = frozenset({"image"})
+    with pytest.raises(ConfigError, match=r"embeds \['image'\] and lacks text"):
+        evaluator(embedder)
+
+
+def test_classes_of_one_name_can_never_be_told_apart(
+    make_dataset: Callable, table_embedder: type, caplog: pytest.LogCaptureFixture
+) -> None:
+    axes = torch.eye(2)
+    labels = ["sea_lion", "sea lion", "cat"]
+    embedder = table_embedder(axes[torch.tensor([0, 0, 1])], {"sea lion": axes[0], "cat": axes[1]})
+    metrics = ZeroShotEvaluator(make_dataset([["x"]] * 3, label=labels), templates=["{}"])(embedder)
+    assert "can never be told apart" in caplog.text
+    assert metrics["zeroshot/top1"] == pytest.approx(1 / 3)
+
+
+def test_prompts_for_unknown_classes_and_empty_lists_are_refused(make_dataset: Callable) -> None:
+    dataset = make_dataset(TEXTS, label=LABELS)
+    prompts = {"cat": ["c"], "dog": ["d"], "sea_lion": ["s"], "dgo": ["d"]}
+    with pytest.raises(DataError, match="for 'dgo', which is no class .*did you mean 'dog'"):
+        ZeroShotEvaluator(dataset, classes=["cat", "dog", "sea_lion"], prompts=prompts)
+    assert ZeroShotEvaluator(dataset, prompts=prompts).classes[-1] == "dgo"  # they name the classes themselves
+    with pytest.raises(DataError, match="at least one class"):
+        ZeroShotEvaluator(dataset, classes=[])
+
+
+def test_every_figure_has_an_interval(make_dataset: Callable, table_embedder: type) -> None:
+    g = torch.Generator().manual_seed(0)
+    names = [f"c{index}" for index in range(6)]
+    images = F.normalize(torch.eye(6)[torch.arange(90) % 6] + 0.6 * torch.randn(90, 6, generator=g), dim=1)
+    embedder = table_embedder(images, dict(zip(names, torch.eye(6))), logit_scale=5.0)
+    texts = [[f"image {index}"] for index in range(90)]  # rows of one caption would be one group
+    dataset = make_dataset(texts, label=[names[index % 6] for index in range(90)])
+    metrics = ZeroShotEvaluator(dataset, templates=["{}"])(embedder)
+    figures = ("top1", "top5", "mean_per_class", "precision_macro", "f1_macro", "f1_weighted", "roc_auc_macro", "ece")
+    for figure in figures:
+        low, high = metrics[f"zeroshot/{figure}_ci95"]
+        assert 0 <= low <= metrics[f"zeroshot/{figure}"] <= high <= 1
+        assert low < high

@@ -1,17 +1,33 @@
 """Classification metrics of scores (n, c) against labels (n,).
 
 A tie counts against the model: the true class is predicted only where its score is strictly the highest. Classes
-without a row in the data are still candidates for every prediction, but have no recall, F1 or ROC AUC of their own:
+without a row in the data are still candidates for every prediction, but have no precision, recall or F1 of their own:
 the per-class means are over the classes that occur.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError, ShapeError
 from mmcl.evaluation.checks import check_finite_rows, check_ids
+
+
+class ClassCounts(NamedTuple):
+    """What precision, recall and F1 are made of; every tensor (c, ...), the further axes resamples, for instance.
+
+    Attributes:
+        hits: rows of the class that were predicted as it.
+        support: rows of the class.
+        predicted: rows that were predicted as the class.
+    """
+
+    hits: Tensor
+    support: Tensor
+    predicted: Tensor
 
 
 def top_k_hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -33,7 +49,7 @@ def top_k_hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
         >>> top_k_hits(torch.tensor([[0.1, 0.9], [0.5, 0.5]]), torch.tensor([1, 1]), 1)
         tensor([ True, False])
     """
-    scores, labels = _check(scores, labels)
+    scores, labels = check_scores(scores, labels)
     if k < 1:
         raise ConfigError(f"k needs to be at least 1, got {k}")
     rivals = (scores >= scores.gather(1, labels[:, None])).sum(1) - 1
@@ -51,7 +67,7 @@ def predict(scores: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ShapeError: as `top_k_hits`.
     """
-    scores, labels = _check(scores, labels)
+    scores, labels = check_scores(scores, labels)
     true = scores.gather(1, labels[:, None])[:, 0]
     best = scores.scatter(1, labels[:, None], -torch.inf).max(1)
     return torch.where(true > best.values, labels, best.indices)
@@ -75,8 +91,50 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
     return counts.view(num_classes, num_classes)
 
 
+def class_counts(confusion: Tensor) -> ClassCounts:
+    """The counts (c,) of a confusion matrix.
+
+    Args:
+        confusion: (c, c) from `confusion_matrix`, with at least one row counted.
+
+    Raises:
+        ShapeError: the matrix is not square, or empty.
+    """
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ShapeError(f"confusion needs shape (classes, classes), got {tuple(confusion.shape)}")
+    if not confusion.sum():
+        raise ShapeError("confusion needs at least one counted row, got an empty matrix")
+    return ClassCounts(confusion.diagonal().double(), confusion.sum(1).double(), confusion.sum(0).double())
+
+
+def precision_per_class(counts: ClassCounts) -> Tensor:
+    """``TP / (TP + FP)`` of each class, (c, ...) float64; 0 where the class was never predicted."""
+    return counts.hits / counts.predicted.clamp(min=1)
+
+
+def recall_per_class(counts: ClassCounts) -> Tensor:
+    """``TP / (TP + FN)`` of each class, (c, ...) float64; 0 where the class does not occur."""
+    return counts.hits / counts.support.clamp(min=1)
+
+
+def f1_per_class(counts: ClassCounts) -> Tensor:
+    """``2 TP / (2 TP + FP + FN)`` of each class, (c, ...) float64; 0 where it neither occurs nor was predicted."""
+    return 2.0 * counts.hits / (counts.support + counts.predicted).clamp(min=1)
+
+
+def macro_mean(values: Tensor, counts: ClassCounts) -> Tensor:
+    """The mean (...) over the classes that occur of one value (c, ...) a class, each weighing the same."""
+    occurs = counts.support > 0
+    return (values * occurs).sum(0) / occurs.sum(0)
+
+
+def weighted_mean(values: Tensor, counts: ClassCounts) -> Tensor:
+    """The mean (...) of one value (c, ...) a class, each weighing as many rows as it has."""
+    return (values * counts.support).sum(0) / counts.support.sum(0)
+
+
 def mean_per_class(confusion: Tensor) -> float:
-    """The mean of the recalls of the classes that occur (balanced accuracy).
+    """The mean of the recalls of the classes that occur (balanced accuracy, macro recall).
 
     Args:
         confusion: (c, c) from `confusion_matrix`, with at least one row counted.
@@ -84,9 +142,23 @@ def mean_per_class(confusion: Tensor) -> float:
     Raises:
         ShapeError: the matrix is empty.
     """
-    support = _support(confusion)
-    occurs = support > 0
-    return float((confusion.diagonal()[occurs] / support[occurs]).mean())
+    counts = class_counts(confusion)
+    return float(macro_mean(recall_per_class(counts), counts))
+
+
+def precision_macro(confusion: Tensor) -> float:
+    """The mean over the classes that occur of ``TP / (TP + FP)``, 0 for a class that was never predicted.
+
+    Rows wrongly given to a class that does not occur are in no class's precision; they lower recalls.
+
+    Args:
+        confusion: (c, c) from `confusion_matrix`, with at least one row counted.
+
+    Raises:
+        ShapeError: the matrix is empty.
+    """
+    counts = class_counts(confusion)
+    return float(macro_mean(precision_per_class(counts), counts))
 
 
 def f1_macro(confusion: Tensor) -> float:
@@ -101,72 +173,29 @@ def f1_macro(confusion: Tensor) -> float:
     Raises:
         ShapeError: the matrix is empty.
     """
-    support = _support(confusion)
-    occurs = support > 0
-    f1 = 2.0 * confusion.diagonal() / (support + confusion.sum(0)).clamp(min=1)
-    return float(f1[occurs].mean())
+    counts = class_counts(confusion)
+    return float(macro_mean(f1_per_class(counts), counts))
 
 
-def roc_auc_macro(scores: Tensor, labels: Tensor, *, logit_scale: float) -> float:
-    """One-vs-rest area under the ROC curve of ``softmax(logit_scale * scores)``, mean over the classes that occur.
-
-    It is computed on the logarithm, which orders alike and, unlike the softmax itself, does not underflow into ties.
+def f1_weighted(confusion: Tensor) -> float:
+    """The mean of ``2 TP / (2 TP + FP + FN)``, each class weighing as many rows as it has.
 
     Args:
-        scores: (n, c) floating.
-        labels: (n,) integer in [0, c), of at least two classes.
-        logit_scale: above 0; it changes the result, since the softmax compares across rows.
+        confusion: (c, c) from `confusion_matrix`, with at least one row counted.
 
     Raises:
-        ShapeError: as `top_k_hits`, or fewer than two classes occur: there is no curve then.
-        ConfigError: ``logit_scale`` is not above 0.
-
-    Source:
-        ``sklearn.metrics.roc_auc_score``, one class at a time.
+        ShapeError: the matrix is empty.
     """
-    from sklearn.metrics import roc_auc_score
-
-    scores, labels = _check(scores, labels)
-    log_probabilities = (_check_scale(logit_scale) * scores).log_softmax(1).numpy()
-    occurring = labels.unique().tolist()
-    if len(occurring) < 2:
-        raise ShapeError(f"labels needs at least two classes for a ROC curve, got {len(occurring)}")
-    areas = [roc_auc_score((labels == c).numpy(), log_probabilities[:, c]) for c in occurring]
-    return float(sum(areas) / len(areas))
+    counts = class_counts(confusion)
+    return float(weighted_mean(f1_per_class(counts), counts))
 
 
-def expected_calibration_error(scores: Tensor, labels: Tensor, *, logit_scale: float, bins: int = 15) -> float:
-    """Expected calibration error: ``sum over bins of share * |accuracy - mean confidence|``.
-
-    The confidence is the highest entry of ``softmax(logit_scale * scores)``; bin b holds confidences in
-    ``(b / bins, (b + 1) / bins]``.
-
-    Args:
-        scores: (n, c) floating, n at least 1.
-        labels: (n,) integer in [0, c).
-        logit_scale: above 0.
-        bins: of equal width.
+def check_scores(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (n, c) as finite float32 and labels (n,) as int64 in [0, c), both on the CPU.
 
     Raises:
-        ShapeError: as `top_k_hits`, or there is no row.
-        ConfigError: ``logit_scale`` is not above 0, or ``bins`` is below 1.
-
-    Source:
-        Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3, with their 15 bins.
+        ShapeError: shapes, dtypes or labels do not fit, or a score is not finite.
     """
-    if bins < 1:
-        raise ConfigError(f"bins needs to be at least 1, got {bins}")
-    scores, labels = _check(scores, labels)
-    if not len(labels):
-        raise ShapeError("scores needs at least one row for a calibration error, got none")
-    confidence = (_check_scale(logit_scale) * scores).softmax(1).amax(1).double()
-    correct = top_k_hits(scores, labels, 1).double()
-    index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, correct - confidence)
-    return float(gap.abs().sum() / len(labels))
-
-
-def _check(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     scores = check_finite_rows("scores", scores)
     labels = check_ids("labels", labels, length=len(scores), of="scores")
     return scores, _check_classes("labels", labels, scores.shape[1])
@@ -180,14 +209,12 @@ def _check_classes(name: str, ids: Tensor, num_classes: int) -> Tensor:
     return ids
 
 
-def _check_scale(logit_scale: float) -> float:
+def check_scale(logit_scale: float) -> float:
+    """A logit scale, known to be a finite number above 0.
+
+    Raises:
+        ConfigError: it is not.
+    """
     if not 0 < logit_scale < float("inf"):
         raise ConfigError(f"logit_scale needs to be a finite number above 0, got {logit_scale}")
     return logit_scale
-
-
-def _support(confusion: Tensor) -> Tensor:
-    support = confusion.sum(1)
-    if not support.sum():
-        raise ShapeError("confusion needs at least one counted row, got an empty matrix")
-    return support

@@ -1,7 +1,7 @@
 """Retrieval metrics of `Ranks`: one number a query, (q,) float64, over the queries that have a positive.
 
-The mean over queries is the metric, except for `median_rank`. Without any such query there is nothing to average:
-each function then returns an empty tensor (`median_rank` raises).
+The mean over queries is the metric, except for `median_rank`; mean and median rank are better where they are lower.
+Without any such query there is nothing to average: each function then returns an empty tensor (`median_rank` raises).
 """
 
 from __future__ import annotations
@@ -95,16 +95,17 @@ def ndcg(ranks: Ranks, k: int = NDCG_DEPTH) -> Tensor:
     return _sum_by_query(ranks, gains) / ideal[ranks.num_positives.clamp(max=k) - 1]
 
 
-def average_precision(ranks: Ranks, k: int = NDCG_DEPTH) -> Tensor:
+def average_precision(ranks: Ranks, k: int | None = NDCG_DEPTH) -> Tensor:
     """Average precision at k: ``sum over positives with rank r < k of (positives up to r) / (r + 1)``, divided by
     ``min(num_positives, k)``; its mean is the mAP@k.
 
     Dividing by ``min(num_positives, k)`` lets a perfect ranking reach 1 (as Kaggle's mAP@k does). TREC divides by
-    ``num_positives``, torchmetrics by the number of positives found: their values differ from these.
+    ``num_positives``, torchmetrics by the number of positives found: their values differ from these. Over the whole
+    gallery all three are one.
 
     Args:
         ranks: from `positive_ranks`, with a ``depth`` of at least k.
-        k: at least 1.
+        k: at least 1. None: over the whole gallery, which any ``depth`` allows.
 
     Returns:
         (q,) float64.
@@ -112,10 +113,41 @@ def average_precision(ranks: Ranks, k: int = NDCG_DEPTH) -> Tensor:
     Raises:
         ConfigError: k is below 1, or above the depth that ``ranks`` was computed to.
     """
+    if k is None:
+        return ranks.average_precision
     _check_k(k, ranks)
     nth = torch.arange(len(ranks.ranks)) - ranks.offsets[ranks.query_of_rank()] + 1  # (p,) positives up to this one
     precision = torch.where(ranks.ranks < k, nth.double() / (ranks.ranks + 1).double(), 0.0)
     return _sum_by_query(ranks, precision) / ranks.num_positives.clamp(max=k)
+
+
+def r_precision(ranks: Ranks) -> Tensor:
+    """Precision at R, R being the query's number of positives: ``(positives among the first R) / R``.
+
+    Args:
+        ranks: from `positive_ranks`, of any ``depth``.
+
+    Returns:
+        (q,) float64.
+
+    Source:
+        Manning, Raghavan & Schütze 2008, "Introduction to Information Retrieval", section 8.4.
+
+    Example:
+        >>> from mmcl.evaluation.ranking import positive_ranks
+        >>> r_precision(positive_ranks(torch.eye(2), torch.eye(2), torch.arange(2), torch.arange(2)))
+        tensor([1., 1.], dtype=torch.float64)
+    """
+    return ranks.num_early / ranks.num_positives.double()
+
+
+def best_rank(ranks: Ranks) -> Tensor:
+    """The rank of a query's best positive, counted from 1; its mean is the mean rank, its median the median rank.
+
+    Returns:
+        (q,) float64.
+    """
+    return (ranks.first() + 1).double()
 
 
 def median_rank(ranks: Ranks) -> float:
@@ -126,7 +158,7 @@ def median_rank(ranks: Ranks) -> float:
     """
     if not len(ranks):
         raise ShapeError("median_rank needs at least one query with a positive in the gallery, got none")
-    return float(np.median(ranks.first().numpy()) + 1)
+    return float(np.median(best_rank(ranks).numpy()))
 
 
 def chance_hit_rate(num_positives: Tensor, gallery_size: int, k: int) -> Tensor:
@@ -155,7 +187,10 @@ def chance_hit_rate(num_positives: Tensor, gallery_size: int, k: int) -> Tensor:
 
 
 def query_metrics(ranks: Ranks, ks: Sequence[int]) -> dict[str, Tensor]:
-    """Every metric that is a mean over queries, by its name: recall and true recall at ``ks``, mrr, ndcg@10, map@10.
+    """Every metric that is a mean over queries, by its name.
+
+    Those are recall and true recall at ``ks``, mrr, ndcg@10, map@10, map (over the whole gallery), r_precision and
+    mean_rank (from 1; the only one that is better where it is lower).
 
     Args:
         ranks: from `positive_ranks`, with a ``depth`` of at least ``max(10, *ks)``.
@@ -169,6 +204,9 @@ def query_metrics(ranks: Ranks, ks: Sequence[int]) -> dict[str, Tensor]:
     values["mrr"] = reciprocal_rank(ranks)
     values[f"ndcg@{NDCG_DEPTH}"] = ndcg(ranks)
     values[f"map@{NDCG_DEPTH}"] = average_precision(ranks)
+    values["map"] = average_precision(ranks, None)
+    values["r_precision"] = r_precision(ranks)
+    values["mean_rank"] = best_rank(ranks)
     return values
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from mmcl.evaluation.report.embedding_rows import COUNTED, embedding_rows
+from mmcl.evaluation.report.retrieval_rows import WAYS, retrieval_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,16 +18,29 @@ if TYPE_CHECKING:
 MATRIX_CLASSES = 12
 LISTED_CONFUSIONS = 10
 
-_WAYS = {"i2t": "image → text", "t2i": "text → image"}
-_RECALL = re.compile(r"retrieval/i2t_recall@(\d+)")
-_SUMMARIES = {"mrr": "MRR", "ndcg@10": "nDCG@10", "map@10": "mAP@10", "median_rank": "median rank"}
 _ZERO_SHOT = {
     "top1": "top-1",
     "top5": "top-5",
     "mean_per_class": "mean per class",
+    "precision_macro": "precision, macro",
     "f1_macro": "F1, macro",
+    "f1_weighted": "F1, weighted",
     "roc_auc_macro": "ROC AUC, macro",
     "ece": "calibration error",
+}
+
+
+# What robustness is measured by, and its words.
+MEASURES = {
+    "zeroshot_top1": "zero-shot top-1",
+    "i2t_recall@1": f"{WAYS['i2t']} R@1",
+    "t2i_recall@1": f"{WAYS['t2i']} R@1",
+}
+
+_COUNTED = {
+    "retrieval": ("images", "texts", "skipped"),
+    "languages": ("languages", "skipped"),
+    "zeroshot": ("images", "classes", "skipped"),
 }
 
 
@@ -60,7 +75,7 @@ def render_table(metrics: Mapping[str, float | list[float]], *, title: str | Non
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
     table.add_column("chance", justify="right")
-    for section in (_retrieval, _zero_shot, _foils):
+    for section in (retrieval_lines, _zero_shot, _multi_label, _foils, _robustness, _of_embeddings):
         for line in section(metrics):
             table.add_row(*line)
         table.add_section()
@@ -121,16 +136,16 @@ def _largest_confusions(counts: Tensor, classes: Sequence[str]) -> Table:
     return table
 
 
-def _retrieval(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
-    ks = sorted(int(match[1]) for match in map(_RECALL.fullmatch, metrics) if match)
-    for way, words in _WAYS.items():
-        for k in ks:
-            chance = f"retrieval/{way}_chance_recall@{k}"
-            yield from _line(metrics, f"retrieval/{way}_recall@{k}", f"{words} R@{k}", chance=chance)
-        reader = f"retrieval/appearance_reader_{way}_recall@1"
-        yield from _line(metrics, reader, f"{words} R@1, appearance only")
-        for key, name in _SUMMARIES.items():
-            yield from _line(metrics, f"retrieval/{way}_{key}", f"{words} {name}")
+def retrieval_lines(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
+    """The lines of retrieval: those of `retrieval_rows` that are there."""
+    for row in retrieval_rows(metrics):
+        for line in _line(metrics, row.key, row.name, chance=row.chance, plain=row.plain):
+            spread = metrics.get(f"{row.key}_std")
+            yield line._replace(interval=f"± {_percent(spread)}") if isinstance(spread, int | float) else line
+    for way, words in {**WAYS, "i2i": "image → image", "t2t": "text → text"}.items():
+        count = metrics.get(f"retrieval/{way}_unanswerable")
+        if isinstance(count, int | float) and count:
+            yield Line(f"{words} queries without an answer, left out", f"{count:,.0f}")
 
 
 def _zero_shot(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
@@ -138,22 +153,54 @@ def _zero_shot(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
         chance = "zeroshot/chance" if key in ("top1", "mean_per_class") else None
         yield from _line(metrics, f"zeroshot/{key}", f"zero-shot {name}", chance=chance)
     yield from _line(metrics, "zeroshot/majority", "zero-shot share of the largest class")
+    low, high = metrics.get("zeroshot/template_top1_min"), metrics.get("zeroshot/template_top1_max")
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        yield Line("zero-shot top-1, one template alone", f"{_percent(low)} to {_percent(high)}")
+
+
+def _multi_label(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
+    for key, name in {"map": "mAP", "overlap@1": "overlap@1", "overlap@5": "overlap@5"}.items():
+        yield from _line(metrics, f"multilabel/{key}", f"labels {name}", chance=f"multilabel/chance_{key}")
 
 
 def _foils(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
     kinds = [key.removesuffix("_count") for key in metrics if key.startswith("foils/") and key.endswith("_count")]
-    for key in [*kinds, "foils/mean"]:
+    for key in [kind for kind in kinds if kind != "foils/negatives"] + ["foils/mean"]:
         yield from _line(metrics, key, f"against one word: {key.partition('/')[2]}", chance="foils/chance")
+    yield from _line(metrics, "foils/negatives", "against all hard negatives", chance="foils/negatives_chance")
+    yield from _line(metrics, "foils/negatives_pairwise", "against each hard negative", chance="foils/chance")
+
+
+def _robustness(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
+    """The sums alone; `render_robustness` shows every condition."""
+    for key, words in MEASURES.items():
+        name = f"robustness/{key}"
+        yield from _line(metrics, f"{name}_clean", f"{words}, unchanged", chance=f"{name}_chance")
+        yield from _line(metrics, f"{name}_corruption_mean", f"{words}, images corrupted", chance=f"{name}_chance")
+        yield from _line(metrics, f"{name}_relative_drop", f"{words}, share lost to corruption")
+        yield from _line(metrics, f"{name}_text_mean", f"{words}, captions rewritten", chance=f"{name}_chance")
+
+
+def _of_embeddings(metrics: Mapping[str, float | list[float]]) -> Iterator[Line]:
+    for row in embedding_rows(metrics):
+        yield from _line(metrics, row.key, row.name, chance=row.chance, plain=row.plain)
 
 
 def _line(
-    metrics: Mapping[str, float | list[float]], key: str, name: str, *, chance: str | None = None
+    metrics: Mapping[str, float | list[float]],
+    key: str,
+    name: str,
+    *,
+    chance: str | None = None,
+    plain: bool = False,
 ) -> Iterator[Line]:
-    """The row of one metric, or nothing where it is not there."""
+    """The row of one metric, or nothing where it is not there; ``plain``: no percentage."""
     value = metrics.get(key)
     if not isinstance(value, int | float):
         return
-    write = _rank if key.endswith("median_rank") else _fraction if key.endswith("ece") else _percent
+    write = (
+        _rank if key.endswith(("median_rank", "mean_rank")) else _fraction if plain or key.endswith("ece") else _percent
+    )
     interval, by_chance = metrics.get(f"{key}_ci95"), metrics.get(chance) if chance else None
     yield Line(
         name,
@@ -172,13 +219,13 @@ def _fraction(value: float) -> str:
 
 
 def _rank(value: float) -> str:
-    return f"{value:g}"
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _caption(metrics: Mapping[str, float | list[float]]) -> str | None:
     counts = []
-    for task, items in (("retrieval", ("images", "texts", "skipped")), ("zeroshot", ("images", "classes", "skipped"))):
-        found = [(item, metrics.get(f"{task}/num_{item}")) for item in items]
+    for task, items in {**_COUNTED, **COUNTED}.items():
+        found = [(item.replace("_", " "), metrics.get(f"{task}/num_{item}")) for item in items]
         shown = [f"{int(count):,} {item}" for item, count in found if isinstance(count, int | float) and count]
         if shown:
             counts.append(f"{task}: {', '.join(shown)}")

@@ -1,0 +1,57 @@
+"""`mmcl eval foils`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mmcl.cli.console import check_json_file, make_console, watch_embedding
+from mmcl.cli.evaluate.options import (
+    BatchSize,
+    Cache,
+    Columns,
+    Data,
+    Device,
+    Images,
+    Json,
+    Model,
+    Precision,
+    open_both,
+    report,
+)
+
+
+def foils(
+    model: Model,
+    data: Data,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Make foils of English captions by exchanging words, by rule.")
+    ] = False,
+    batch_size: BatchSize = 64,
+    json_file: Json = None,
+    device: Device = None,
+    columns: Columns = None,
+    images: Images = None,
+    precision: Precision = "fp32",
+    cache: Cache = True,
+) -> None:
+    """Compositionality: the right caption against false ones, by kind of what is false in them.
+
+    Judged are the columns foils (kind, caption, foil) and negatives (a list of hard captions a row), as far as the data
+    have them.
+
+    Example: mmcl eval foils runs/quickstart shapes:test --json foils.json
+    """
+    check_json_file(json_file)
+    embedder, dataset = open_both(
+        model, data, device=device, columns=columns, images=images, precision=precision, cache=cache
+    )
+    from mmcl.evaluation import FoilEvaluator
+
+    evaluator = FoilEvaluator(
+        dataset, batch_size=batch_size, generate=generate, negatives=dataset.has("negatives") and not generate
+    )
+    with watch_embedding(embedder, make_console()):
+        metrics = evaluator(embedder)
+    report(metrics, title=f"{model} on {dataset.name}", json_file=json_file)
