@@ -36,10 +36,13 @@ def test_it_holds_code_recipes_cards_and_licence(wheel: Path, checkout: Path) ->
     wanted = {
         **{str(path.relative_to(checkout)): path for path in (checkout / "mmcl").rglob("*.py")},
         **{f"mmcl/recipes/configs/{path.name}": path for path in (checkout / "recipes" / "configs").glob("*.yaml")},
+        **{str(path.relative_to(checkout)): path for path in (checkout / "mmcl").rglob("*.html")},
+        **{f"mmcl/recipes/suites/{path.name}": path for path in (checkout / "recipes" / "suites").glob("*.yaml")},
         **{f"mmcl/recipes/data_cards/{path.name}": path for path in (checkout / "data_cards").glob("*.md")},
         "mmcl/py.typed": checkout / "mmcl" / "py.typed",
     }
-    assert sum(name.endswith(".yaml") for name in wanted) == 7
+    assert sum(name.endswith(".yaml") for name in wanted) == 8
+    assert "mmcl/evaluation/report/page.html" in wanted
     assert {name: held.get(name) for name in wanted} == {name: path.read_bytes() for name, path in wanted.items()}
     about = [name for name in held if name not in wanted]
     assert all(name.split("/")[0].endswith(".dist-info") for name in about), about  # no tests, no caches

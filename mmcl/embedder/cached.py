@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmcl.batch import SkippedRow
-from mmcl.data.chunk_files import ALONE, Chunk, Sharing, computed_chunks, stored_chunks
+from mmcl.data.chunk_files import ALONE, Chunk, computed_chunks, stored_chunks
 from mmcl.data.dataset import ImageStore, ImageTextDataset
 from mmcl.embedder.dataset_images import embed_images
 from mmcl.embedder.interface import Embedder, EncodeMixin
+from mmcl.embedder.joining import Embedded, joined_rows, mapped_rows
 from mmcl.embedder.processes import all_processes
 from mmcl.embedder.vectors_embedder import VectorsEmbedder
 from mmcl.errors import ConfigError
@@ -38,14 +37,6 @@ _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "open_clip_torch",
 
 # Called with what is embedded, how much is done, and of how much.
 ProgressCallback = Callable[[str, int, int], None]
-
-
-class Embedded(NamedTuple):
-    """Embeddings (n, d), the (n,) rows they belong to, and the rows that could not be read."""
-
-    embeddings: Tensor
-    rows: np.ndarray
-    skipped: list[SkippedRow]
 
 
 def fingerprint(embedder: Embedder) -> str | None:
@@ -165,7 +156,7 @@ class CachedEmbedder(EncodeMixin):
         if self.folder is None or model is None:
             if key not in self._held:
                 chunks = computed_chunks(total, compute, chunk_rows=CHUNK_ROWS, sharing=sharing, progress=progress)
-                self._hold(key, _joined(chunks, total, self.embedding_dim))
+                self._hold(key, joined_rows(chunks, total, self.embedding_dim))
             self._held.move_to_end(key)
             held = self._held[key]
             return Embedded(held.embeddings.clone(), held.rows.copy(), list(held.skipped))
@@ -177,8 +168,8 @@ class CachedEmbedder(EncodeMixin):
             )  # fmt: skip
             progress(total, total)
             if total * self.embedding_dim * 4 <= MAPPED_BYTES:
-                return _joined(chunks, total, self.embedding_dim)
-            return _mapped(folder, chunks, total, self.embedding_dim, sharing)
+                return joined_rows(chunks, total, self.embedding_dim)
+            return mapped_rows(folder, chunks, total, self.embedding_dim, sharing)
         except OSError as error:
             raise ConfigError(
                 f"embeddings cannot be kept in {folder} ({error.strerror or error}); set the environment variable "
@@ -246,53 +237,3 @@ def _check_same(keys: list[str]) -> None:
             f"{len(keys)} processes share the embedding, but hold different models or data; give the model weights "
             f"(a model with random weights is another one in every process), and the same data to all"
         )
-
-
-def _kept_rows(chunks: list[Chunk], total: int) -> tuple[np.ndarray, list[SkippedRow]]:
-    skipped = [row for chunk in chunks for row in chunk.skipped]
-    kept = np.ones(total, dtype=bool)
-    kept[[row.row for row in skipped]] = False
-    return np.flatnonzero(kept), skipped
-
-
-def _copy_kept(chunks: list[Chunk], rows: np.ndarray, into: np.ndarray) -> None:
-    """Write the rows that were not skipped, chunk by chunk."""
-    start = 0
-    for chunk in chunks:
-        first, last = np.searchsorted(rows, [start, start + len(chunk.rows)])
-        into[first:last] = chunk.rows[rows[first:last] - start]
-        start += len(chunk.rows)
-
-
-def _joined(chunks: list[Chunk], total: int, dim: int) -> Embedded:
-    """Chunks in memory."""
-    rows, skipped = _kept_rows(chunks, total)
-    values = np.empty((len(rows), dim), dtype=np.float32)
-    _copy_kept(chunks, rows, values)
-    return Embedded(torch.from_numpy(values), rows, skipped)
-
-
-def _mapped(folder: Path, chunks: list[Chunk], total: int, dim: int, sharing: Sharing) -> Embedded:
-    """Chunks joined in one file, mapped from it: read as it is used, not held."""
-    rows, skipped = _kept_rows(chunks, total)
-    if not len(rows):  # nothing can be mapped
-        return _joined(chunks, total, dim)
-    path = folder / "joined.npy"
-    if sharing.rank == 0:
-        _write_joined(path, chunks, rows, dim)
-    sharing.settle(None)
-    if not path.exists():  # a disk of its own
-        _write_joined(path, chunks, rows, dim)
-    # Copied where it is written to, so that the file stays as it is.
-    return Embedded(torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False)), rows, skipped)
-
-
-def _write_joined(path: Path, chunks: list[Chunk], rows: np.ndarray, dim: int) -> None:
-    newest = max(file.stat().st_mtime_ns for file in path.parent.glob("rows_*.npy"))
-    if path.exists() and path.stat().st_mtime_ns >= newest:
-        return
-    partial = path.with_name(f".joined.{os.getpid()}.partial")
-    file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(len(rows), dim))
-    _copy_kept(chunks, rows, file)
-    file.flush()
-    os.replace(partial, path)

@@ -44,7 +44,7 @@ def test_probe(measure, tiny_run: Path) -> None:
     assert {name for name in metrics if name.endswith("shot")} >= {"probe/top1_1shot", "probe/top1_4shot"}
     assert "probe/top1_2shot" not in metrics
     assert f"{100 * metrics['probe/top1']:.1f} %" in out
-    assert "linear probe top-1, 4 images a class" in out
+    assert "linear probe, 4 a class (±" in out
     import mmcl
 
     options = {"probe": {"shots": [1, 4], "seeds": 2}}
@@ -57,7 +57,7 @@ def test_probe_without_shots_and_with_named_data(measure) -> None:
     )
     assert metrics["probe/num_train"] < 80 < 120
     assert not any("shot" in name for name in metrics)
-    assert "images a class" not in out
+    assert " a class (±" not in out
 
 
 def test_knn(measure) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from mmcl.errors import ConfigError
+from mmcl.evaluation import caption_swaps
 from mmcl.evaluation.caption_swaps import SWAP_KINDS, make_foils, swap_caption
 
 
@@ -64,9 +65,7 @@ def test_colours_change_to_one_that_is_not_there() -> None:
         assert foil.count("red") + foil.count("grey") == 1
         assert sum(a != b for a, b in zip(text.split(), foil.split())) in (1, 2)  # "an orange"
     assert "an orange cup" in " ".join(found)
-    every = " ".join(
-        f"{colour} x" for colour in "red blue green yellow purple pink brown black white grey orange".split()
-    )
+    every = " ".join(f"{colour} x" for colour in caption_swaps._COLOURS)
     assert swap_caption(every, "attribute") is None
 
 
@@ -78,12 +77,15 @@ def test_equal_captions_get_equal_foils() -> None:
 def test_foils_of_a_data_set(make_dataset: Callable) -> None:
     texts = [["two red cups"], ["two red cups", "three red cups"], ["a dog"]]
     cells, dropped = make_foils(make_dataset(texts))
-    assert (
-        dropped == 2
-    )  # "three red cups" and "two red cups" are each other's foils and both true; seeds decide the rest
-    assert [len(cell) for cell in cells][2] == 0
+    # In the second row "two" and "three" are both true; in the first, "three red cups" is false.
     kinds = Counter(foil["kind"] for cell in cells for foil in cell)
+    assert dropped in (1, 2)
+    assert kinds["count"] + dropped == 3
     assert kinds["attribute"] == 3
+    assert cells[2] == []
+    grouped, more = make_foils(make_dataset(texts, group=["g", "g", "h"]))
+    assert more == dropped + 1
+    assert len(grouped[0]) == len(cells[0]) - 1
     for row, cell in enumerate(cells):
         for foil in cell:
             assert foil["caption"] in texts[row]

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from mmcl.evaluation.comparison import ComparedMetric, Comparison
     from mmcl.evaluation.forgetting import Forgetting
 
-_NAMES = {"recall": "R", "mrr": "MRR", "ndcg": "nDCG", "map": "mAP", "r_precision": "R-precision"}
-
 
 def render_comparison(comparison: Comparison, *, title: str) -> Table:
     """A row a metric: both models, B's lead with its 95 % interval, its p-value, and that corrected for all rows.
@@ -31,7 +29,7 @@ def render_comparison(comparison: Comparison, *, title: str) -> Table:
         counts += f"; {comparison.num_left_out:,} left out, which one model could not read"
     table = Table(title=escape(title), caption=f"{counts}; p by paired permutation of groups, adjusted after Holm")
     table.add_column("metric")
-    for name in ("A", "B", "B - A", "95 % interval", "p", "p adjusted"):
+    for name in ("A", "B", "B - A", "95 % interval", "p", "p adj."):
         table.add_column(name, justify="right")
     for one in comparison.metrics:
         table.add_row(*compared_row(one))
@@ -51,7 +49,7 @@ def render_forgetting(forgetting: Forgetting, *, title: str) -> Table:
     table = Table(title=escape(title), caption="p by paired permutation of groups, adjusted after Holm")
     table.add_column("data")
     table.add_column("metric")
-    for name in ("before", "after", "change", "95 % interval", "p", "p adjusted"):
+    for name in ("before", "after", "change", "95 % interval", "p", "p adj."):
         table.add_column(name, justify="right")
     for change in forgetting.changes:
         for one in change.metrics:
@@ -71,29 +69,24 @@ def render_languages(metrics: Mapping[str, float | list[float]], languages: Iter
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title))
-    table.add_column("language")
-    for name in ("images", "captions", "missing"):
-        table.add_column(name, justify="right")
     k = min(int(name.rpartition("@")[2]) for name in metrics if name.startswith("languages/mean_recall@"))
+    table = Table(title=escape(title), caption="in brackets: 95 % intervals")
+    table.add_column("language")
+    for name in ("captions", "rows without"):
+        table.add_column(name, justify="right")
     for words in WAYS.values():
-        table.add_column(f"{words} R@{k}", justify="right")
-        table.add_column("95 % interval", justify="right")
-        table.add_column("chance", justify="right")
+        table.add_column(f"{words} R@{k}, %", justify="right")
+    table.add_column("chance, %", justify="right")
     for language in languages:
-        counts = [f"{metrics[f'languages/{language}_num_{what}']:,.0f}" for what in ("images", "texts", "missing")]
-        cells = []
-        for way in WAYS:
-            name = f"languages/{language}_{way}_recall@{k}"
-            chance = metrics[f"languages/{language}_{way}_chance_recall@{k}"]
-            cells += [_percent(metrics[name]), _interval(metrics.get(f"{name}_ci95")), _percent(chance)]
-        table.add_row(escape(language), *counts, *cells)
+        counts = [f"{metrics[f'languages/{language}_num_{what}']:,.0f}" for what in ("texts", "missing")]
+        names = [f"languages/{language}_{way}_recall@{k}" for way in WAYS]
+        chance = _percent(metrics[f"languages/{language}_i2t_chance_recall@{k}"])
+        table.add_row(escape(language), *counts, *(_with_interval(metrics, name) for name in names), chance)
     table.add_section()
     for summary in ("mean", "worst", "best", "spread"):
-        cells = []
-        for way in WAYS:
-            cells += [_percent(metrics[f"languages/{summary}_{way}_recall@{k}"]), "", ""]
-        table.add_row(summary, "", "", "", *cells)
+        table.add_row(
+            summary, "", "", *(_percent(metrics[f"languages/{summary}_{way}_recall@{k}"]) for way in WAYS), ""
+        )
     return table
 
 
@@ -103,7 +96,7 @@ def compared_row(one: ComparedMetric) -> list[str]:
     factor, write = (1.0, "{:.2f}") if plain else (100.0, "{:.1f} %")
     low, high = (factor * end for end in one.paired.ci95)
     return [
-        metric_words(one.name),
+        one.name,
         write.format(factor * one.a),
         write.format(factor * one.b),
         f"{factor * one.paired.difference:+.2f}" if plain else f"{factor * one.paired.difference:+.1f}",
@@ -113,21 +106,11 @@ def compared_row(one: ComparedMetric) -> list[str]:
     ]
 
 
-def metric_words(name: str) -> str:
-    """A metric's name as people read it.
-
-    Example:
-        >>> metric_words("i2t_recall@5"), metric_words("zeroshot_top1")
-        ('image → text R@5', 'zero-shot top1')
-    """
-    way, _, metric = name.partition("_")
-    kind, at, k = metric.partition("@")
-    return f"{WAYS.get(way, 'zero-shot')} {_NAMES.get(kind, kind.replace('_', ' '))}{at}{k}"
-
-
 def _percent(value: float | list[float]) -> str:
-    return f"{100 * value:.1f} %" if isinstance(value, int | float) else ""
+    return f"{100 * value:.1f}" if isinstance(value, int | float) else ""
 
 
-def _interval(value: float | list[float] | None) -> str:
-    return f"{_percent(value[0])} – {_percent(value[1])}" if isinstance(value, list) else ""
+def _with_interval(metrics: Mapping[str, float | list[float]], name: str) -> str:
+    interval = metrics.get(f"{name}_ci95")
+    shown = f" ({_percent(interval[0])} – {_percent(interval[1])})" if isinstance(interval, list) else ""
+    return f"{_percent(metrics[name])}{shown}"

@@ -68,8 +68,7 @@ def _probe_rows(metrics: _Metrics) -> Iterator[MetricRow]:
         yield MetricRow(f"probe/{key}", f"linear probe {name}", "probe/chance" if key in _CHANCE else None)
     for key in metrics:
         if found := _SHOTS.fullmatch(key):
-            each = f"{found[1]} image{'s' if found[1] != '1' else ''} a class"
-            yield MetricRow(key, f"linear probe top-1, {each}{_spread(metrics, key, 'draws')}", "probe/chance")
+            yield MetricRow(key, f"linear probe, {found[1]} a class{_spread(metrics, key)}", "probe/chance")
     yield MetricRow("probe/c", "linear probe C, chosen on validation", plain=True)
 
 
@@ -85,7 +84,7 @@ def _neighbour_rows(metrics: _Metrics) -> Iterator[MetricRow]:
 def _cluster_rows(metrics: _Metrics) -> Iterator[MetricRow]:
     for prefix, method in (("", "k-means"), ("hdbscan_", "HDBSCAN")):
         for key, name, plain in (("nmi", "NMI", True), ("ari", "ARI", True), ("accuracy", "accuracy", False)):
-            spread = _spread(metrics, f"clusters/{prefix}{key}", "seeds", plain=plain)
+            spread = _spread(metrics, f"clusters/{prefix}{key}", plain=plain)
             chance = None if prefix or key == "ari" else f"clusters/chance_{key}"
             yield MetricRow(f"clusters/{prefix}{key}", f"{method} {name}{spread}", chance, plain)
     yield MetricRow("clusters/hdbscan_noise", "HDBSCAN left unclustered")
@@ -119,9 +118,9 @@ def _domain_rows(metrics: _Metrics) -> Iterator[MetricRow]:
     yield MetricRow("domains/mean_i2t_recall@1", "image → text R@1 within, mean")
 
 
-def _spread(metrics: _Metrics, key: str, over: str, *, plain: bool = False) -> str:
-    """The standard deviation of a metric, where there is one."""
+def _spread(metrics: _Metrics, key: str, *, plain: bool = False) -> str:
+    """The standard deviation of a metric over draws or seeds, where there is one."""
     value = metrics.get(f"{key}_std")
     if not isinstance(value, int | float):
         return ""
-    return f" (± {value:.3f} over {over})" if plain else f" (± {100 * value:.1f} % over {over})"
+    return f" (± {value:.3f})" if plain else f" (± {100 * value:.1f} %)"

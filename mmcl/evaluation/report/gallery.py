@@ -159,14 +159,14 @@ def rank_curve(ranks: Ranks) -> tuple[list[float], list[float]]:
 
 def rank_histogram(ranks: Ranks) -> list[tuple[str, int]]:
     """How many queries have their best answer at rank 1, 2-3, 4-10, 11-30, 31-100, ... as far as there are any."""
-    best, counts = best_rank(ranks), []
-    low, step = 1, 0
-    while low <= (int(best.max()) if len(best) else 0):
-        high = 1 if low == 1 else 10 ** (step // 2) * (3 if step % 2 else 10)
-        name = str(low) if low == high else f"{low:,} – {high:,}"
+    best = best_rank(ranks)
+    ends = [1]
+    while len(best) and ends[-1] < int(best.max()):
+        ends.append(ends[-1] * 3 if str(ends[-1])[0] == "1" else ends[-1] // 3 * 10)
+    counts = []
+    for low, high in zip([1, *(end + 1 for end in ends)], ends):
+        name = f"{low:,}" if low == high else f"{low:,} – {high:,}"
         counts.append((name, int(((best >= low) & (best <= high)).sum())))
-        step += low > 1
-        low, step = high + 1, max(step, 1)
     return counts
 
 
