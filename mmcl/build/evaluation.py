@@ -12,7 +12,7 @@ from typing import Any
 from mmcl import data as data_sources
 from mmcl.config import EvaluateSection
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.embedder import Embedder, load
+from mmcl.embedder import CachedEmbedder, Embedder, load
 from mmcl.errors import ConfigError
 from mmcl.evaluation import (
     ClusterEvaluator,
@@ -203,7 +203,7 @@ def evaluate(
         data: a data set, or a DATA reference such as ``"path/to/data:test"``.
         tasks: what to measure; a task whose column (``label``, ``foils``) the data lack is left out.
         options: the keywords of a task's evaluator, by task, such as ``{"probe": {"train": "path/to/data:train"}}``.
-            A task that fits on ``train`` takes the split ``train`` of ``data`` where none is given.
+            A task that fits on ``train`` takes the splits ``train`` and ``validation`` of ``data`` where none is given.
         batch_size: items a forward pass.
 
     Returns:
@@ -224,7 +224,8 @@ def evaluate(
             given = with_validation_split(name, given, reference)
             evaluators.append(build_evaluator(name, dataset, batch_size=batch_size, options=given))
     embedder = load(model) if isinstance(model, (str, Path)) else model
-    return run_evaluators(evaluators, embedder)
+    # In memory: tasks on the same data share what is embedded.
+    return run_evaluators(evaluators, embedder if isinstance(embedder, CachedEmbedder) else CachedEmbedder(embedder))
 
 
 def with_train_split(name: str, options: Mapping[str, Any], reference: str | None) -> dict[str, Any]:

@@ -137,9 +137,7 @@ def _sentence(change: Change, *, trained: bool) -> str:
         low, high = (100 * end for end in one.paired.ci95)
         interval = f"{low:+.1f} to {high:+.1f}, p {write_p(one.p_adjusted)}"
         if one.p_adjusted > _LEVEL:
-            parts.append(
-                f"no change in {_WORDS[one.name]} that chance would not make ({points:+.1f} points, {interval})"
-            )
+            parts.append(f"no sure change in {_WORDS[one.name]} ({points:+.1f} points, {interval})")
         else:
             verb = "gained" if points > 0 else "lost"
             parts.append(f"{verb} {abs(points):.1f} points of {_WORDS[one.name]} ({interval})")

@@ -96,6 +96,7 @@ def test_embeddings_from_a_file_have_no_random_weights(invoke, tmp_path: Path) -
         (["--labels", "label"], "wanted a list of labels"),
         (["--labels", "nothing"], "no column 'nothing'"),
         (["--train", "shapes?train=9:nowhere"], "nowhere"),
+        (["--train", SCENES, "--no-baselines"], "give one of the two"),
         (["--report", "."], "it is a folder"),
     ],
 )

@@ -306,6 +306,22 @@ def test_processes_share_the_work_and_the_result_is_one_processes(
     assert [count["image"] for count in counts] == ([7 + 4, 8] if world == 2 else [7, 8, 4])
 
 
+def test_processes_map_one_file(
+    model: Counting, dataset: ImageTextDataset, small_chunks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = CachedEmbedder(model).embed_dataset_images(dataset)
+    monkeypatch.setattr(cached, "MAPPED_BYTES", 0)
+
+    def work(rank: int) -> Any:
+        rows, numbers, skipped = CachedEmbedder(model, folder=tmp_path / "kept", shared=True).embed_dataset_images(
+            dataset
+        )
+        return rows.clone(), numbers, skipped
+
+    assert all(same(found, alone) for found in shared_by(2, work, tmp_path))
+    assert len(list(tmp_path.glob("kept/*/joined.npy"))) == 1
+
+
 def test_one_process_that_fails_fails_all(
     model: Counting, texts: list[str], where: Path | None, small_chunks: None, tmp_path: Path
 ) -> None:

@@ -19,7 +19,14 @@ from mmcl.evaluation import CORRUPTIONS, change_texts, corrupt, corrupt_images
 from mmcl.evaluation.corruptions import SEVERITIES
 from mmcl.evaluation.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
 from mmcl.evaluation.corruptions.digital import elastic_transform
-from mmcl.evaluation.corruptions.sampling import fractal_noise, gaussian_blur, sample_at, side_scale, smear
+from mmcl.evaluation.corruptions.sampling import (
+    fractal_noise,
+    gaussian_blur,
+    sample_at,
+    side_scale,
+    smear,
+    weighted_mean,
+)
 
 PAPER = (
     *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
@@ -194,7 +201,7 @@ def test_defocus_makes_a_disk_of_its_radius(severity: int, radius: int) -> None:
 
 def test_motion_makes_a_line_and_zoom_leaves_the_middle() -> None:
     line = motion_blur(point(224), 5, np.random.RandomState(3))[0]
-    y, x = line.nonzero().double().unbind(1)
+    y, x = (line > 1e-4).nonzero().double().unbind(1)
     # Points of a line have one large axis alone.
     small, large = torch.linalg.eigvalsh(torch.cov(torch.stack([y, x]))).tolist()
     assert large > 50 * small
@@ -250,6 +257,16 @@ def test_sampling_tools() -> None:
     drawn = smear(row, radius=1, sigma=1e6, degrees=0)[0, 0]  # the mean at 0, 0.5, 1, 1.5 and 2 pixels to the right
     torch.testing.assert_close(drawn, torch.tensor([0, 0, 0, 0, 0, 0, 1.5 / 5, 3.5 / 5, 1]))
     assert float(smear(row, radius=1, sigma=1e6, degrees=180)[0, 0, 7]) == 0
+    # Weights small and large enough for both ways, against a loop.
+    for reach in (2, 7):
+        weight = torch.rand(2 * reach + 1, 2 * reach + 1, generator=g)
+        expected = torch.zeros(2, 5, 7)
+        for i in range(-reach, reach + 1):
+            for j in range(-reach, reach + 1):
+                rows, columns = (torch.arange(5) + i).clamp(0, 4), (torch.arange(7) + j).clamp(0, 6)
+                expected += weight[reach + i, reach + j] * pixels[:, rows][:, :, columns]
+        torch.testing.assert_close(weighted_mean(pixels, weight), expected / weight.sum())
+        assert not torch.allclose(weighted_mean(pixels, weight.flip(0)), expected / weight.sum(), atol=1e-4)
     noise = fractal_noise(33, 20, decay=2.0, rng=np.random.RandomState(0))
     assert (float(noise.min()), float(noise.max())) == (0.0, 1.0)
 

@@ -22,6 +22,7 @@ from mmcl.cli.evaluate.options import (
     open_data,
     report,
 )
+from mmcl.errors import ConfigError, DataError, require
 from mmcl.logs import is_main_process
 
 if TYPE_CHECKING:
@@ -77,9 +78,8 @@ def zeroshot(
     """
     check_json_file(json_file)
     _check_page(page_file)
-    embedder, dataset = open_both(
-        model, data, device=device, columns=columns, images=images, precision=precision, cache=cache
-    )
+    if train is not None and not baselines:
+        raise ConfigError("--train is for the linear model that --no-baselines leaves out; give one of the two")
     from mmcl.evaluation import load_classes, load_prompts, load_templates
 
     options = {
@@ -89,6 +89,9 @@ def zeroshot(
         "baselines": baselines,
         "batch_size": batch_size,
     }
+    embedder, dataset = open_both(
+        model, data, device=device, columns=columns, images=images, precision=precision, cache=cache
+    )
     column = labels or "label"
     if train is not None:
         options["train"] = open_data(train, columns=columns, images=images)
@@ -170,8 +173,6 @@ def _check_page(path: Path | None) -> None:
     """Refuse a page that could not be written, or not be drawn, before the work is done and not after it."""
     if path is None:
         return
-    from mmcl.errors import ConfigError, require
-
     if path.is_dir():
         raise ConfigError(f"--report {path}: it is a folder; name a file in it")
     require("matplotlib.figure", extra="report")
@@ -180,7 +181,6 @@ def _check_page(path: Path | None) -> None:
 def _train_split(data: str, column: str, *, columns: list[str] | None, images: Path | None) -> ImageTextDataset | None:
     """The split ``train`` of DATA, where there is one with the column, and another one is judged."""
     from mmcl import data as sources
-    from mmcl.errors import DataError
 
     reference = sources.parse_reference(data)
     if reference.split in (None, "train") or reference.base.startswith("vectors:"):

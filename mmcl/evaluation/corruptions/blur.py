@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl.evaluation.corruptions.sampling import (
@@ -16,6 +15,7 @@ from mmcl.evaluation.corruptions.sampling import (
     sample_at,
     side_scale,
     smear,
+    weighted_mean,
 )
 
 # In pixels of a picture of 224, but for numbers of rounds and zoom factors.
@@ -35,9 +35,7 @@ def defocus_blur(pixels: Tensor, severity: int, rng: np.random.RandomState) -> T
     reach = math.ceil(radius) + 2
     line = torch.arange(-reach, reach + 1).float()
     disk = (radius + 0.5 - torch.hypot(line[:, None], line)).clamp(0, 1)
-    disk = gaussian_blur(disk[None], _ALIASING_SIGMA)[0]
-    planes = F.pad(pixels[:, None], (reach, reach, reach, reach), mode="replicate")
-    return F.conv2d(planes, (disk / disk.sum())[None, None])[:, 0]
+    return weighted_mean(pixels, gaussian_blur(disk[None], _ALIASING_SIGMA)[0])
 
 
 def glass_blur(pixels: Tensor, severity: int, rng: np.random.RandomState) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Wider weights go through Fourier's transform, whose cost does not depend on them.
+_DIRECT_SIDE = 11
 PAPER_SIDE = 224  # pixels of the images that the published constants were chosen for
 
 
@@ -72,12 +74,31 @@ def smear(pixels: Tensor, *, radius: float, sigma: float, degrees: float) -> Ten
                 if share > 1e-6:
                     shares[row, column] = shares.get((row, column), 0.0) + share
     reach = max(max(abs(row), abs(column)) for row, column in shares)
-    height, width = pixels.shape[-2:]
-    padded = F.pad(pixels[None], (reach, reach, reach, reach), mode="replicate")[0]
-    total = torch.zeros_like(pixels)
+    weight = torch.zeros(2 * reach + 1, 2 * reach + 1)
     for (row, column), share in shares.items():
-        total += share * padded[:, reach + row :, reach + column :][:, :height, :width]
-    return total / sum(shares.values())
+        weight[reach + row, reach + column] = share
+    return weighted_mean(pixels, weight)
+
+
+def weighted_mean(pixels: Tensor, weight: Tensor) -> Tensor:
+    """The mean around every pixel.
+
+    ``sum over (i, j) of weight[r + i, r + j] * pixels[:, y + i, x + j] / sum of weight``, edges being repeated.
+
+    Args:
+        pixels: (c, h, w) floating.
+        weight: (2 r + 1, 2 r + 1), not negative.
+
+    Returns:
+        (c, h, w).
+    """
+    reach, (height, width) = len(weight) // 2, pixels.shape[-2:]
+    padded = F.pad(pixels[None], (reach, reach, reach, reach), mode="replicate")[0]
+    weight = weight / weight.sum()
+    if len(weight) <= _DIRECT_SIDE:
+        return F.conv2d(padded[:, None], weight[None, None])[:, 0]
+    spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(weight, s=padded.shape[-2:]).conj()
+    return torch.fft.irfft2(spectrum, s=padded.shape[-2:])[:, :height, :width]
 
 
 def fractal_noise(height: int, width: int, *, decay: float, rng: np.random.RandomState) -> Tensor:

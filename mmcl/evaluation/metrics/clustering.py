@@ -6,8 +6,6 @@ Clusters below 0 hold what a method left unclustered (HDBSCAN's noise): `nmi` an
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor
 
@@ -94,8 +92,8 @@ def matched(clusters: Tensor, labels: Tensor) -> Tensor:
         tensor([ True,  True,  True, False])
     """
     clusters, labels = _check(clusters, labels)
-    # scikit-learn cannot be installed without scipy, and offers no assignment of its own.
-    assign = importlib.import_module("scipy.optimize").linear_sum_assignment
+    from scipy.optimize import linear_sum_assignment
+
     clustered = clusters >= 0
     right = torch.zeros(len(labels), dtype=torch.bool)
     if clustered.any():
@@ -104,7 +102,7 @@ def matched(clusters: Tensor, labels: Tensor) -> Tensor:
         counts = torch.zeros(len(found), len(names), dtype=torch.int64)
         counts.index_put_((row, column[clustered]), torch.ones_like(row), accumulate=True)
         partner = torch.full((len(found),), -1)
-        chosen, partners = assign(counts.numpy(), maximize=True)
+        chosen, partners = linear_sum_assignment(counts.numpy(), maximize=True)
         partner[torch.from_numpy(chosen)] = torch.from_numpy(partners)
         right[clustered] = partner[row] == column[clustered]
     return right
