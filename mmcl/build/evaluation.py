@@ -40,11 +40,15 @@ class Task:
     Attributes:
         evaluator: called with a data set, ``batch_size`` and the options of the task, which are its other keywords. A
             keyword ``train`` is a data set to fit on.
-        column: what the data must hold; None: nothing.
+        column: what the data must hold, or any one of several; None: nothing.
     """
 
     evaluator: Callable[..., Evaluator]
-    column: str | None
+    column: str | tuple[str, ...] | None
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns of which the data must hold one; none: they need not."""
+        return (self.column,) if isinstance(self.column, str) else self.column or ()
 
     def keywords(self) -> dict[str, inspect.Parameter]:
         """The keywords of the evaluator, ``batch_size`` left out."""
@@ -56,7 +60,7 @@ EVALUATORS: dict[str, Task] = {
     "retrieval": Task(RetrievalEvaluator, "texts"),
     "zeroshot": Task(ZeroShotEvaluator, "label"),
     "multilabel": Task(MultiLabelEvaluator, "tags"),
-    "foils": Task(FoilEvaluator, "foils"),
+    "foils": Task(FoilEvaluator, ("foils", "negatives")),
     "probe": Task(LinearProbeEvaluator, "label"),
     "knn": Task(KNNEvaluator, "label"),
     "clusters": Task(ClusterEvaluator, "label"),
@@ -144,8 +148,8 @@ def read_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def allows(name: str, dataset: ImageTextDataset) -> bool:
     """Whether the data hold what a task needs."""
-    column = find_task(name).column
-    return column is None or dataset.has(column)
+    columns = find_task(name).columns()
+    return not columns or any(dataset.has(column) for column in columns)
 
 
 def build_evaluators(

@@ -12,7 +12,15 @@ import yaml
 
 import mmcl
 from mmcl import data as data_sources
-from mmcl.build.evaluation import allows, build_evaluator, check_options, find_task, read_options, with_train_split
+from mmcl.build.evaluation import (
+    allows,
+    build_evaluator,
+    check_options,
+    find_task,
+    read_options,
+    with_train_split,
+    with_validation_split,
+)
 from mmcl.build.suite_references import check_model, model_fingerprint
 from mmcl.config.suite import Suite, SuiteData, SuiteTask, suite_from_tree, suite_to_tree
 from mmcl.data.cache_folder import cache_folder
@@ -129,7 +137,7 @@ class SuitePlan:
     def _lack(self, entry: SuiteData, task: SuiteTask) -> str | None:
         """What the data lack for the task; None where they lack nothing."""
         if not allows(task.name, self._open(entry)):
-            return f"no {find_task(task.name).column} column"
+            return f"no {' or '.join(find_task(task.name).columns())} column"
         options = with_train_split(task.name, task.options, entry.path)
         if "train" in options and "train" not in task.options:
             splits = data_sources.available_splits(entry.path, columns=entry.renamed(), images=entry.images)
@@ -140,6 +148,7 @@ class SuitePlan:
     def _read(self, entry: SuiteData, task: SuiteTask) -> dict[str, Any]:
         """The options of a task on some data, with what files and data sets by name hold."""
         options = with_train_split(task.name, task.options, entry.path)
+        options = with_validation_split(task.name, options, entry.path)
         for key in _DATA_OPTIONS:
             if isinstance(options.get(key), (str, Mapping)):
                 options[key] = self._open(_data_option(task.name, key, options[key], entry))

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
+from mmcl.memory import is_out_of_memory, release_memory
 
 log = get_logger(__name__)
-
-# CPUs and some CUDA libraries raise no type of their own.
-_PHRASES = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
 
 
 class FittingBatches:
@@ -58,7 +47,7 @@ class FittingBatches:
             part = self._attempt(kind, items[start : start + size], forward)
             if part is None:
                 self._fits[kind], refused = -(-size // 2), refused or size
-                _release_memory()
+                release_memory()
                 continue
             if refused:
                 log.warning("batches of %d %ss do not fit into memory; going on with %d", refused, kind, size)
@@ -80,10 +69,3 @@ class FittingBatches:
                     f"precision bf16, or a smaller model"
                 ) from error
         return None
-
-
-def _release_memory() -> None:
-    """Give back what a failed attempt left: reference cycles first, then the blocks that CUDA's allocator keeps."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

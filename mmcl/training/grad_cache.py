@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmcl.batch import EMBEDDED, SHARED, Batch, Embeddings, join_embeddings
 from mmcl.errors import ConfigError, TrainingError
 from mmcl.logs import get_logger
+from mmcl.memory import is_out_of_memory, release_memory
 from mmcl.training.batch_norms import BatchNorms
 from mmcl.training.checkpoint import random_state, set_random_state
 from mmcl.training.gather import (
@@ -21,7 +22,7 @@ from mmcl.training.gather import (
     process_weight,
 )
 from mmcl.training.gradients import backward, first_line
-from mmcl.training.memory import is_out_of_memory, release_memory, rows_that_fit
+from mmcl.training.memory import rows_that_fit
 from mmcl.training.protocols import Objective
 
 log = get_logger(__name__)

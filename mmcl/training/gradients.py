@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmcl.batch import Batch
 from mmcl.errors import TrainingError
+from mmcl.memory import is_out_of_memory
 from mmcl.training.gather import gather_embeddings, process_weight, world_size
-from mmcl.training.memory import is_out_of_memory
 from mmcl.training.protocols import Objective
 
 

@@ -1,9 +1,8 @@
-"""What fits into memory: recognising that it ran out, giving it back, and measuring before a CPU's does."""
+"""What fits into memory, measured before it runs out."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmcl.batch import Batch, Embeddings
+from mmcl.memory import release_memory
 from mmcl.training.gather import world_size
 
 # A system that promises more memory than it has kills a process instead of raising an error. So on a CPU what a few
@@ -19,22 +19,6 @@ from mmcl.training.gather import world_size
 PROBE_ROWS = 16
 SPARE_SHARE = 0.2  # of the free memory, left to the data, the loss and other programs
 BACKWARD_FACTOR = 2.0  # peak of a backward pass over what the forward pass keeps; recomputed layers count here, too
-
-_PHRASES = ("out of memory", "can't allocate memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; CPUs and some CUDA libraries raise no type of their own for it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
-
-
-def release_memory() -> None:
-    """Give back what a failed attempt left: reference cycles first, then the blocks that CUDA's allocator keeps."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def free_bytes() -> int:
