@@ -104,7 +104,8 @@ class EvaluateSection(Section):
     batch_size: int = Field(128, ge=1, description="items a forward pass of an evaluation")
     classes: str | None = Field(None, description="file of zero-shot classes")
     templates: str | list[str] | None = Field(
-        None, description="zero-shot prompt templates with {}: a list, or a file with one a line"
+        None,
+        description="zero-shot prompt templates with {}: a list, a file with one a line, or plain, photo, photo80, art",
     )
     max_rows: int | None = Field(5000, ge=2, description="rows of the validation split judged during training")
 

@@ -20,6 +20,8 @@ COMMANDS = (
     ("eval", "clusters"),
     ("eval", "geometry"),
     ("eval", "domains"),
+    ("eval", "robustness"),
+    ("eval", "foils"),
     ("eval", "languages"),
     ("eval", "compare"),
     ("eval", "forgetting"),

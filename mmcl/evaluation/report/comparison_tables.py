@@ -72,11 +72,11 @@ def render_languages(metrics: Mapping[str, float | list[float]], languages: Iter
     k = min(int(name.rpartition("@")[2]) for name in metrics if name.startswith("languages/mean_recall@"))
     table = Table(title=escape(title), caption="in brackets: 95 % intervals")
     table.add_column("language")
-    for name in ("captions", "rows without"):
+    for name in ("captions", "missing"):
         table.add_column(name, justify="right")
     for words in WAYS.values():
-        table.add_column(f"{words} R@{k}, %", justify="right")
-    table.add_column("chance, %", justify="right")
+        table.add_column(f"{words} R@{k}, %", justify="right", no_wrap=True)
+    table.add_column("chance", justify="right")
     for language in languages:
         counts = [f"{metrics[f'languages/{language}_num_{what}']:,.0f}" for what in ("texts", "missing")]
         names = [f"languages/{language}_{way}_recall@{k}" for way in WAYS]
