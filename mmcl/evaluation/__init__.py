@@ -3,7 +3,7 @@
 from mmcl.evaluation.attacks import fgsm, pgd
 from mmcl.evaluation.both_ways import rank_both_ways
 from mmcl.evaluation.clustering import ClusterEvaluator
-from mmcl.evaluation.comparison import Comparison, PairedDifference, compare_models, paired_difference
+from mmcl.evaluation.comparison import Comparison, compare_models
 from mmcl.evaluation.corrupted_data import change_texts, corrupt_images
 from mmcl.evaluation.corruptions import CORRUPTIONS, corrupt
 from mmcl.evaluation.domain_shift import DomainShiftEvaluator
@@ -16,6 +16,7 @@ from mmcl.evaluation.languages import LanguagesEvaluator, guess_languages
 from mmcl.evaluation.linear_fit import LinearClassifier, LinearSweep, fit_linear, sweep_linear
 from mmcl.evaluation.linear_probe import LinearProbeEvaluator
 from mmcl.evaluation.multi_label import MultiLabelEvaluator, MultiLabelPrediction
+from mmcl.evaluation.paired import PairedDifference, paired_difference
 from mmcl.evaluation.prompt_sets import TEMPLATE_SETS
 from mmcl.evaluation.prompts import DEFAULT_TEMPLATES, load_classes, load_prompts, load_templates
 from mmcl.evaluation.ranking import Ranks, positive_ranks

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmcl.errors import ConfigError, DataError
-from mmcl.evaluation.comparison import ComparedMetric, compare_models, holm
+from mmcl.evaluation.comparison import ComparedMetric, compare_models
 from mmcl.evaluation.evaluator import Metrics
+from mmcl.evaluation.paired import holm
 
 if TYPE_CHECKING:
     from mmcl.data.dataset import ImageTextDataset

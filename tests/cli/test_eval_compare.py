@@ -106,7 +106,8 @@ def test_retrieval_over_folds_and_its_page(invoke, files: dict[str, str], tmp_pa
     assert done.code == 0, done.err
     metrics = written(files)
     assert metrics["retrieval/3fold_images"] == 4
-    assert "image → text R@1, 3 folds" in done.out
+    line = next(line for line in done.out.splitlines() if "image → text R@1, 3 folds" in line)
+    assert f"± {100 * metrics['retrieval/3fold_i2t_recall@1_std']:.1f} %" in line
     assert "image → image R@1" in done.out
     assert metrics["retrieval/i2i_unanswerable"] == 0
     assert 'class="card"' in page.read_text(encoding="utf-8")

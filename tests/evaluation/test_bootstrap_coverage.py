@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcl.evaluation.bootstrap import bootstrap_means, bootstrap_medians, ci95, mean_ci95
-from mmcl.evaluation.comparison import paired_difference
+from mmcl.evaluation.paired import paired_difference
 
 GROUPS = 100
 DATA_SETS = 400

@@ -13,7 +13,8 @@ from scipy import stats
 
 from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.evaluation import RetrievalEvaluator, ZeroShotEvaluator
-from mmcl.evaluation.comparison import PERMUTATIONS, compare_models, holm, paired_difference, paired_differences
+from mmcl.evaluation.comparison import compare_models
+from mmcl.evaluation.paired import PERMUTATIONS, holm, paired_difference, paired_differences
 
 
 @pytest.mark.parametrize("seed", range(4))

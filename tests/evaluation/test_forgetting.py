@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from mmcl.errors import ConfigError
 from mmcl.evaluation import compare_models, measure_forgetting
-from mmcl.evaluation.comparison import holm
 from mmcl.evaluation.forgetting import short_names
+from mmcl.evaluation.paired import holm
 
 METRICS = ["i2t_recall@1", "t2i_recall@1"]
 
