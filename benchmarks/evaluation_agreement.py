@@ -69,7 +69,7 @@ class Check:
 
 def retrieval_cases(*, quick: bool) -> Iterator[Retrieval]:
     """Random scores; all of them below zero; more positives than any cut-off."""
-    from mmcl.evaluation.ranking import positive_ranks
+    from mmcl.evaluation.retrieval.ranking import positive_ranks
 
     queries, items = (30, 80) if quick else (300, 1000)
     for seed in range(SEEDS):
@@ -274,7 +274,7 @@ def _worst_order(scores: list[float], positive: list[bool]) -> dict[str, float]:
 def _ties(*, quick: bool) -> Row:
     """Scores of eight values only, so that nearly every positive is tied with a negative."""
     from mmcl.evaluation.metrics import average_precision, hit_rate, ndcg, reciprocal_rank
-    from mmcl.evaluation.ranking import positive_ranks
+    from mmcl.evaluation.retrieval.ranking import positive_ranks
 
     queries, items = (20, 60) if quick else (300, 1000)
     draw = torch.Generator().manual_seed(0)

@@ -32,7 +32,7 @@ def fits(settings: Settings) -> Iterator[Row]:
 def _knn(settings: Settings) -> Iterator[Row]:
     from sklearn.neighbors import KNeighborsClassifier
 
-    from mmcl.evaluation.knn import knn_votes
+    from mmcl.evaluation.representations.knn import knn_votes
 
     train, judged, classes = (300, 100, 5) if settings.quick else (50_000, 5_000, 100)
     what = f"kNN, {judged:,} images among {train:,}, {classes} classes, k = {K}"
@@ -69,7 +69,7 @@ def _knn(settings: Settings) -> Iterator[Row]:
 def _probe(settings: Settings) -> Iterator[Row]:
     from sklearn.linear_model import LogisticRegression
 
-    from mmcl.evaluation.linear_fit import DEFAULT_CS, sweep_linear
+    from mmcl.evaluation.representations.linear_fit import DEFAULT_CS, sweep_linear
 
     train, judged, classes = (120, 60, 3) if settings.quick else (4_000, 2_000, 20)
     what = f"linear probe, {train:,} images, {classes} classes, C swept on {judged:,}"

@@ -82,8 +82,8 @@ class Peer:
 
 def mmcl_recalls(gallery: Gallery) -> Recalls:
     """``mmcl.evaluation``: what `RetrievalEvaluator` does with embeddings, as far as recall goes."""
-    from mmcl.evaluation.both_ways import rank_both_ways
     from mmcl.evaluation.metrics import hit_rate
+    from mmcl.evaluation.retrieval.both_ways import rank_both_ways
 
     ids = torch.arange(len(gallery.images))
     ways = rank_both_ways(gallery.images, gallery.texts, ids, gallery.owners, depth=max(KS))

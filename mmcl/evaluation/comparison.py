@@ -12,17 +12,17 @@ from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError
 from mmcl.evaluation.evaluator import Metrics
-from mmcl.evaluation.galleries import embed_galleries
 from mmcl.evaluation.metrics.classification import top_k_hits
 from mmcl.evaluation.paired import PairedDifference, holm, paired_differences
-from mmcl.evaluation.retrieval import QueryValues, rank_galleries, values_of_queries
-from mmcl.evaluation.zero_shot import ZeroShotEvaluator
+from mmcl.evaluation.retrieval.evaluator import QueryValues, rank_galleries, values_of_queries
+from mmcl.evaluation.retrieval.galleries import embed_galleries
+from mmcl.evaluation.zero_shot.evaluator import ZeroShotEvaluator
 from mmcl.logs import get_logger
 
 if TYPE_CHECKING:
     from mmcl.data.dataset import ImageTextDataset
     from mmcl.embedder import Embedder
-    from mmcl.evaluation.zero_shot import ZeroShotPrediction
+    from mmcl.evaluation.zero_shot.evaluator import ZeroShotPrediction
 
 log = get_logger(__name__)
 

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from mmcl import data
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.errors import DataError, ShapeError
-from mmcl.evaluation import ZeroShotEvaluator, baselines
-from mmcl.evaluation.baselines import answer_figures
-from mmcl.evaluation.class_metrics import classification_metrics
-from mmcl.evaluation.raw_pixels import fit_raw_linear, fit_ridge, raw_pixels, sample_rows, split_by_group
+from mmcl.evaluation import ZeroShotEvaluator
+from mmcl.evaluation.zero_shot import baselines
+from mmcl.evaluation.zero_shot.baselines import answer_figures
+from mmcl.evaluation.zero_shot.class_metrics import classification_metrics
+from mmcl.evaluation.zero_shot.raw_pixels import fit_raw_linear, fit_ridge, raw_pixels, sample_rows, split_by_group
 
 LABELS = torch.tensor([0] * 40 + [1] * 25 + [2] * 20 + [3] * 10 + [5] * 3 + [6] * 2)
 

@@ -9,9 +9,9 @@ from test_ranking import grid, naive_ranks, ragged
 from torch import Tensor
 
 from mmcl.errors import ConfigError, ShapeError
-from mmcl.evaluation import both_ways
-from mmcl.evaluation.both_ways import rank_both_ways
-from mmcl.evaluation.ranking import Ranks, positive_ranks
+from mmcl.evaluation.retrieval import both_ways
+from mmcl.evaluation.retrieval.both_ways import rank_both_ways
+from mmcl.evaluation.retrieval.ranking import Ranks, positive_ranks
 
 
 def same(left: Ranks, right: Ranks) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from mmcl.errors import ConfigError
-from mmcl.evaluation import caption_swaps
-from mmcl.evaluation.caption_swaps import SWAP_KINDS, make_foils, swap_caption
+from mmcl.evaluation.compositionality import caption_swaps
+from mmcl.evaluation.compositionality.caption_swaps import SWAP_KINDS, make_foils, swap_caption
 
 
 @pytest.mark.parametrize(

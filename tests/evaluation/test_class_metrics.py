@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mmcl.errors import ShapeError
 from mmcl.evaluation.bootstrap import bootstrap_counts
-from mmcl.evaluation.class_metrics import class_table, classification_intervals, classification_metrics
 from mmcl.evaluation.metrics import predict
+from mmcl.evaluation.zero_shot.class_metrics import class_table, classification_intervals, classification_metrics
 
 SCALE = 15.0
 

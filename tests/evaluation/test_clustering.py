@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError, ShapeError
-from mmcl.evaluation import ClusterEvaluator, clustering
+from mmcl.evaluation import ClusterEvaluator
 from mmcl.evaluation.metrics.clustering import ari, hungarian_accuracy, matched, nmi
+from mmcl.evaluation.representations import clustering
 
 
 def naive_nmi(clusters: list[int], labels: list[int]) -> float:

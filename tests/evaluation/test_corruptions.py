@@ -16,10 +16,10 @@ from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.evaluation import CORRUPTIONS, change_texts, corrupt, corrupt_images
-from mmcl.evaluation.corruptions import SEVERITIES
-from mmcl.evaluation.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
-from mmcl.evaluation.corruptions.digital import elastic_transform
-from mmcl.evaluation.corruptions.sampling import (
+from mmcl.evaluation.robustness.corruptions import SEVERITIES
+from mmcl.evaluation.robustness.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
+from mmcl.evaluation.robustness.corruptions.digital import elastic_transform
+from mmcl.evaluation.robustness.corruptions.sampling import (
     fractal_noise,
     gaussian_blur,
     sample_at,

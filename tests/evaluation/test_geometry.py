@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError, ShapeError
-from mmcl.evaluation import GeometryEvaluator, ranking
-from mmcl.evaluation.geometry import mean_negative_cosine
+from mmcl.evaluation import GeometryEvaluator
 from mmcl.evaluation.metrics.geometry import (
     alignment,
     dead_dimensions,
@@ -24,6 +23,8 @@ from mmcl.evaluation.metrics.geometry import (
     skewness,
     uniformity,
 )
+from mmcl.evaluation.representations.geometry import mean_negative_cosine
+from mmcl.evaluation.retrieval import ranking
 
 
 def unit(n: int, width: int = 6, seed: int = 0) -> Tensor:

@@ -20,7 +20,6 @@ from torchmetrics.functional import clustering as torchmetrics_clustering
 from torchmetrics.functional import retrieval as torchmetrics_retrieval
 
 from mmcl.errors import ShapeError
-from mmcl.evaluation.both_ways import rank_both_ways
 from mmcl.evaluation.metrics import (
     ari,
     average_precision,
@@ -42,7 +41,8 @@ from mmcl.evaluation.metrics import (
     true_recall,
 )
 from mmcl.evaluation.metrics.retrieval import r_precision
-from mmcl.evaluation.ranking import Ranks, positive_ranks
+from mmcl.evaluation.retrieval.both_ways import rank_both_ways
+from mmcl.evaluation.retrieval.ranking import Ranks, positive_ranks
 
 KS = (1, 5, 10)
 

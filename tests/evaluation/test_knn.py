@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError, ShapeError
-from mmcl.evaluation import KNNEvaluator, ranking
-from mmcl.evaluation.knn import knn_votes
+from mmcl.evaluation import KNNEvaluator
+from mmcl.evaluation.representations.knn import knn_votes
+from mmcl.evaluation.retrieval import ranking
 
 
 def unit(n: int, width: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.errors import ConfigError, DataError
 from mmcl.evaluation import LanguagesEvaluator, RetrievalEvaluator, guess_languages
-from mmcl.evaluation.languages import captions_of, read_languages
+from mmcl.evaluation.retrieval.languages import captions_of, read_languages
 
 ROWS = 24
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.evaluation import LinearProbeEvaluator, fit_linear, sweep_linear
-from mmcl.evaluation.few_shot import draw_shots, few_shot_metrics
-from mmcl.evaluation.linear_probe import split_held_out
+from mmcl.evaluation.representations.few_shot import draw_shots, few_shot_metrics
+from mmcl.evaluation.representations.linear_probe import split_held_out
 
 NAMES = ["ant", "bee", "cow", "dog"]
 
@@ -48,7 +48,7 @@ def setting(make_dataset: Callable, table_embedder: type) -> Callable:
 @pytest.mark.parametrize(("tolerance", "difference"), [(1e-8, 2e-3), (None, 1e-2)])
 def test_the_fit_is_scikit_learns(tolerance: float | None, difference: float, monkeypatch: pytest.MonkeyPatch) -> None:
     if tolerance is not None:
-        monkeypatch.setattr("mmcl.evaluation.linear_fit._TOLERANCE", tolerance)
+        monkeypatch.setattr("mmcl.evaluation.representations.linear_fit._TOLERANCE", tolerance)
     x, y = blobs(200)
     for classes in (4, 2):
         rows = y < classes
@@ -113,7 +113,7 @@ def test_the_sweep_keeps_the_best_and_of_equals_the_strongest() -> None:
 
 
 def test_the_sweep_ends_when_it_gets_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmcl.evaluation import linear_fit
+    from mmcl.evaluation.representations import linear_fit
 
     x, y = blobs(40)
     shares = {0.1: 0.5, 1.0: 0.75, 10.0: 0.5, 100.0: 0.5, 1000.0: 1.0}
@@ -292,7 +292,7 @@ def test_a_solver_that_does_not_come_to_rest_is_said_to(
     setting: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     x, y = blobs(120, noise=2.0)
-    monkeypatch.setattr("mmcl.evaluation.linear_fit.MAX_ITERATIONS", 1)
+    monkeypatch.setattr("mmcl.evaluation.representations.linear_fit.MAX_ITERATIONS", 1)
     embedder, train, validation, test = setting(x, [NAMES[i] for i in y], [60, 30, 30])
     evaluator = LinearProbeEvaluator(test, train=train, validation=validation, shots=(), cs=(1000.0,))
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING, logger="mmcl"):

@@ -13,7 +13,7 @@ import mmcl
 from mmcl.build.evaluation import EVALUATORS
 from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.evaluation import MultiLabelEvaluator
-from mmcl.evaluation.multi_label import relevant_matrix
+from mmcl.evaluation.zero_shot.multi_label import relevant_matrix
 
 TAGS = [["cat", "pet"], ["dog", "pet", "pet"], ["cat"], None, [], ["rare"], ["dog", "rare thing"]]
 

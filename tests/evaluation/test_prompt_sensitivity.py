@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from mmcl.errors import ShapeError
-from mmcl.evaluation import ZeroShotEvaluator, prompt_sensitivity, text_classifier
-from mmcl.evaluation.prompt_sensitivity import TemplateAccuracy, template_spread
+from mmcl.evaluation import ZeroShotEvaluator
+from mmcl.evaluation.zero_shot import prompt_sensitivity, text_classifier
+from mmcl.evaluation.zero_shot.prompt_sensitivity import TemplateAccuracy, template_spread
 
 TEMPLATES = ["a {}.", "the {}", "{}!", "no {}"]
 CLASSES = [f"c{index}" for index in range(9)]

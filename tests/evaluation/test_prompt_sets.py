@@ -9,7 +9,7 @@ import pytest
 import mmcl
 from mmcl.errors import DataError
 from mmcl.evaluation import TEMPLATE_SETS, load_templates
-from mmcl.evaluation.prompts import check_templates
+from mmcl.evaluation.zero_shot.prompts import check_templates
 
 
 @pytest.mark.parametrize("name", TEMPLATE_SETS)

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl.errors import ConfigError, ShapeError
-from mmcl.evaluation import ranking
-from mmcl.evaluation.ranking import Ranks, positive_ranks, score_all
+from mmcl.evaluation.retrieval import ranking
+from mmcl.evaluation.retrieval.ranking import Ranks, positive_ranks, score_all
 
 
 def naive_ranks(queries: Tensor, gallery: Tensor, query_groups: Tensor, gallery_groups: Tensor) -> list[list[int]]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcl.evaluation.report import render_confusion, render_table
-from mmcl.evaluation.zero_shot import ZeroShotPrediction
+from mmcl.evaluation.zero_shot.evaluator import ZeroShotPrediction
 
 
 def written(table: Table) -> str:

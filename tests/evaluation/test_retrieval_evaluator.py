@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.evaluation import RetrievalEvaluator
-from mmcl.evaluation.retrieval import appearance_reader
+from mmcl.evaluation.retrieval.evaluator import appearance_reader
 
 TEXTS = [["red", "a red one"], ["red", "crimson"], ["blue"], ["green"]]
 GROUPS = ["r", "r", "b", "g"]

@@ -25,7 +25,7 @@ from mmcl.evaluation.metrics.retrieval import (
     reciprocal_rank,
     true_recall,
 )
-from mmcl.evaluation.ranking import Ranks, positive_ranks
+from mmcl.evaluation.retrieval.ranking import Ranks, positive_ranks
 
 
 def random_case(seed: int) -> tuple[Ranks, Tensor, Tensor]:

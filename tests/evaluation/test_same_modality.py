@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmcl.evaluation import RetrievalEvaluator
-from mmcl.evaluation.same_modality import judge_same_modality
+from mmcl.evaluation.retrieval.same_modality import judge_same_modality
 
 
 def test_equals_a_loop_over_all_other_items() -> None:

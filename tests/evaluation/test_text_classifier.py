@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from mmcl.errors import DataError, ShapeError
-from mmcl.evaluation import text_classifier
-from mmcl.evaluation.text_classifier import PromptChunk, class_prompts, class_weights
+from mmcl.evaluation.zero_shot import text_classifier
+from mmcl.evaluation.zero_shot.text_classifier import PromptChunk, class_prompts, class_weights
 
 NAMES = [f"class {index}" for index in range(13)]
 TEMPLATES = [f"{index} {{}}" for index in range(7)]

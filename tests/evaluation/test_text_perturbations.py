@@ -12,7 +12,7 @@ import pytest
 
 from mmcl.errors import ConfigError
 from mmcl.evaluation import TEXT_CHANGES, change_text
-from mmcl.evaluation.text_perturbations import PARAPHRASE_TEMPLATES
+from mmcl.evaluation.robustness.text_perturbations import PARAPHRASE_TEMPLATES
 
 CAPTIONS = [
     "a small red star above two large striped circles on a plain background",

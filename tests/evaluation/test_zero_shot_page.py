@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from mmcl.evaluation import MultiLabelEvaluator, ZeroShotEvaluator, render_table
-from mmcl.evaluation.class_metrics import ClassLine
 from mmcl.evaluation.report import multi_label_page, render_baselines, render_classes, zero_shot_page
 from mmcl.evaluation.report.class_tables import baseline_rows
-from mmcl.evaluation.zero_shot import judge_prediction
+from mmcl.evaluation.zero_shot.class_metrics import ClassLine
+from mmcl.evaluation.zero_shot.evaluator import judge_prediction
 
 
 class Words(HTMLParser):

@@ -54,8 +54,8 @@ def languages(
         model, data, device=device, columns=columns, images=images, precision=precision, cache=cache
     )
     from mmcl.evaluation import LanguagesEvaluator
-    from mmcl.evaluation.languages import read_languages
     from mmcl.evaluation.report import render_languages
+    from mmcl.evaluation.retrieval.languages import read_languages
 
     evaluator = LanguagesEvaluator(
         dataset, languages=read_languages(chosen, dataset), common_rows=common_rows, batch_size=batch_size

@@ -120,9 +120,9 @@ def _one_label(
     from dataclasses import asdict
 
     from mmcl.evaluation import ZeroShotEvaluator
-    from mmcl.evaluation.baselines import Baselines
     from mmcl.evaluation.report import render_classes, render_confusion, zero_shot_page
-    from mmcl.evaluation.zero_shot import judge_prediction
+    from mmcl.evaluation.zero_shot.baselines import Baselines
+    from mmcl.evaluation.zero_shot.evaluator import judge_prediction
 
     evaluator = ZeroShotEvaluator(dataset, **options)
     prediction = evaluator.predict(embedder)
@@ -146,9 +146,9 @@ def _several_labels(
 ) -> tuple[dict[str, Any], Page | None]:
     """As `_one_label`, where an image has several labels."""
     from mmcl.evaluation import MultiLabelEvaluator
-    from mmcl.evaluation.baselines import Baselines
-    from mmcl.evaluation.multi_label import judge_multi_label
     from mmcl.evaluation.report import multi_label_page
+    from mmcl.evaluation.zero_shot.baselines import Baselines
+    from mmcl.evaluation.zero_shot.multi_label import judge_multi_label
 
     evaluator = MultiLabelEvaluator(dataset, **options)
     prediction = evaluator.predict(embedder)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmcl.errors import ConfigError, ShapeError
 from mmcl.evaluation.checks import check_finite_rows
-from mmcl.evaluation.ranking import TILE, pad_rows, score_buffer
+from mmcl.evaluation.retrieval.ranking import TILE, pad_rows, score_buffer
 
 # A dimension is dead where its standard deviation is below this share of what it is on a sphere filled evenly.
 DEAD_SHARE = 0.01

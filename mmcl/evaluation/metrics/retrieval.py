@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError, ShapeError
-from mmcl.evaluation.ranking import Ranks
+from mmcl.evaluation.retrieval.ranking import Ranks
 
 NDCG_DEPTH = 10
 
@@ -36,7 +36,7 @@ def hit_rate(ranks: Ranks, k: int) -> Tensor:
         `true_recall` is the textbook's recall, another number as soon as a query has two positives.
 
     Example:
-        >>> from mmcl.evaluation.ranking import positive_ranks
+        >>> from mmcl.evaluation.retrieval.ranking import positive_ranks
         >>> hit_rate(positive_ranks(torch.eye(2), torch.eye(2), torch.arange(2), torch.arange(2)), 1)
         tensor([1., 1.], dtype=torch.float64)
     """
@@ -134,7 +134,7 @@ def r_precision(ranks: Ranks) -> Tensor:
         Manning, Raghavan & Schütze 2008, "Introduction to Information Retrieval", section 8.4.
 
     Example:
-        >>> from mmcl.evaluation.ranking import positive_ranks
+        >>> from mmcl.evaluation.retrieval.ranking import positive_ranks
         >>> r_precision(positive_ranks(torch.eye(2), torch.eye(2), torch.arange(2), torch.arange(2)))
         tensor([1., 1.], dtype=torch.float64)
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mmcl.evaluation.class_metrics import ClassLine
+    from mmcl.evaluation.zero_shot.class_metrics import ClassLine
 
 # What baselines are called, in the order of the columns.
 BASELINES = {

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from mmcl.errors import DataError
 from mmcl.evaluation.metrics.retrieval import best_rank
-from mmcl.evaluation.ranking import score_all
 from mmcl.evaluation.report.figures import draw_lines
 from mmcl.evaluation.report.page import Item, Page
 from mmcl.evaluation.report.retrieval_rows import WAYS
 from mmcl.evaluation.report.terminal import retrieval_lines
+from mmcl.evaluation.retrieval.ranking import score_all
 
 if TYPE_CHECKING:
     from mmcl.data.dataset import ImageTextDataset
-    from mmcl.evaluation.galleries import Galleries
-    from mmcl.evaluation.ranking import Ranks
-    from mmcl.evaluation.retrieval import RetrievalResult
+    from mmcl.evaluation.retrieval.evaluator import RetrievalResult
+    from mmcl.evaluation.retrieval.galleries import Galleries
+    from mmcl.evaluation.retrieval.ranking import Ranks
 
 SHOWN_QUERIES = 24
 SHOWN_ANSWERS = 5

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from mmcl.evaluation.zero_shot import ZeroShotPrediction
+    from mmcl.evaluation.zero_shot.evaluator import ZeroShotPrediction
 
 # A matrix of more classes does not fit a terminal; the largest confusions are listed instead.
 MATRIX_CLASSES = 12

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from mmcl.data.dataset import ImageTextDataset
     from mmcl.evaluation.evaluator import Metrics
-    from mmcl.evaluation.multi_label import MultiLabelPrediction
-    from mmcl.evaluation.zero_shot import ZeroShotPrediction
+    from mmcl.evaluation.zero_shot.evaluator import ZeroShotPrediction
+    from mmcl.evaluation.zero_shot.multi_label import MultiLabelPrediction
 
 MATRIX_CLASSES = 30
 DRAWN_CLASSES = 4  # of the lowest and of the highest ROC areas

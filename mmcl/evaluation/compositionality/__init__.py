@@ -1,0 +1,1 @@
+"""The right caption against captions nearly like it."""

@@ -1,5 +1,0 @@
-"""Image corruptions in the manner of ImageNet-C: fifteen kinds, five severities each, drawn from a seed."""
-
-from mmcl.evaluation.corruptions.apply import CORRUPTIONS, SEVERITIES, corrupt
-
-__all__ = ["CORRUPTIONS", "SEVERITIES", "corrupt"]

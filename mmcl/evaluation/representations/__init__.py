@@ -1,0 +1,1 @@
+"""What frozen embeddings hold: probes, nearest neighbours, clusters, geometry, shifts of domain."""

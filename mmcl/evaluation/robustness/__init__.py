@@ -1,0 +1,1 @@
+"""What corrupted images, changed captions and attacks cost a model."""
