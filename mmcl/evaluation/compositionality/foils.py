@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import DataError
-from mmcl.evaluation.bootstrap import bootstrap_means, ci95
+from mmcl.evaluation.bootstrap import mean_ci95
 from mmcl.evaluation.compositionality.caption_swaps import make_foils
 from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities, text_embeddings
 
@@ -190,4 +190,4 @@ def _hard_captions(dataset: ImageTextDataset) -> tuple[list[list[str]], int]:
 
 def _with_interval(name: str, values: Tensor, groups: Tensor) -> Metrics:
     """A mean over choices (c,) and its interval."""
-    return {name: float(values.mean()), f"{name}_ci95": ci95(bootstrap_means(values[:, None], groups)[:, 0])}
+    return {name: float(values.mean()), f"{name}_ci95": mean_ci95(values, groups)}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError
-from mmcl.evaluation.bootstrap import bootstrap_means, ci95
+from mmcl.evaluation.bootstrap import mean_ci95
 from mmcl.evaluation.evaluator import Metrics, need_both_modalities, text_embeddings
 from mmcl.evaluation.metrics.clustering import ari, hungarian_accuracy, matched, nmi
 from mmcl.evaluation.representations.labelled import labelled_images, need_images, need_labels, need_two_classes
@@ -152,7 +152,7 @@ class ClusterEvaluator:
         metrics: Metrics = {f"clusters/{name}": float(value.mean()) for name, value in values.items()}
         if self.seeds > 1:
             metrics |= {f"clusters/{name}_std": float(value.std()) for name, value in values.items()}
-        metrics["clusters/accuracy_ci95"] = ci95(bootstrap_means(hits.mean(0)[:, None], groups)[:, 0])
+        metrics["clusters/accuracy_ci95"] = mean_ci95(hits.mean(0), groups)
         metrics["clusters/num_clusters"] = float(number)
         return metrics | _by_chance(runs[0], labels) | _silhouette(points, runs[0])
 

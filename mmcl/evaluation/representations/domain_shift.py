@@ -210,7 +210,7 @@ def _in_and_out(hits: dict[str, Tensor], judged: DomainImages) -> Metrics:
         other[~mine] += counted[~mine]
     other /= other[:, 1:].clamp(min=1)  # the mean over the probes, so that each image weighs the same
     names, parts = ("in_domain_top1", "out_of_domain_top1"), torch.cat([own, other], dim=1)
-    replicates = bootstrap_means(parts, judged.groups)
+    replicates, num_groups = bootstrap_means(parts, judged.groups), len(judged.groups.unique())
     metrics: Metrics = {}
     shares, resampled = {}, {}
     for column, name in enumerate(names):
@@ -219,16 +219,16 @@ def _in_and_out(hits: dict[str, Tensor], judged: DomainImages) -> Metrics:
             shares[name] = float(parts[:, 2 * column].sum() / total)
             resampled[name] = replicates[:, 2 * column] / replicates[:, 2 * column + 1]
             metrics[f"domains/{name}"] = shares[name]
-            metrics[f"domains/{name}_ci95"] = _ci95(resampled[name])
+            metrics[f"domains/{name}_ci95"] = _ci95(resampled[name], num_groups)
     if len(shares) == 2:
         metrics["domains/gap"] = shares[names[0]] - shares[names[1]]
-        metrics["domains/gap_ci95"] = _ci95(resampled[names[0]] - resampled[names[1]])
+        metrics["domains/gap_ci95"] = _ci95(resampled[names[0]] - resampled[names[1]], num_groups)
     return metrics
 
 
-def _ci95(replicates: Tensor) -> list[float]:
+def _ci95(replicates: Tensor, num_groups: int) -> list[float]:
     """The interval; a resample that happened to draw no image of one kind says nothing."""
-    return ci95(replicates[replicates.isfinite()])
+    return ci95(replicates[replicates.isfinite()], num_groups=num_groups)
 
 
 def _plain_names(domains: set[str]) -> dict[str, str]:

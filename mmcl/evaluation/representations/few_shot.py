@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmcl.evaluation.bootstrap import bootstrap_means, ci95
+from mmcl.evaluation.bootstrap import mean_ci95
 from mmcl.evaluation.evaluator import Metrics
 from mmcl.evaluation.metrics import top_k_hits
 from mmcl.evaluation.representations.linear_fit import DEFAULT_CS, fit_linear, sweep_linear
@@ -96,7 +96,7 @@ def few_shot_metrics(
         shares = torch.stack(hits).mean(1)  # (seeds,)
         name = f"probe/top1_{k}shot"
         metrics[name] = float(shares.mean())
-        metrics[f"{name}_ci95"] = ci95(bootstrap_means(torch.stack(hits).mean(0)[:, None], groups)[:, 0])
+        metrics[f"{name}_ci95"] = mean_ci95(torch.stack(hits).mean(0), groups)
         if seeds > 1:
             metrics[f"{name}_std"] = float(shares.std())
         metrics[f"probe/c_{k}shot"] = c

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError
-from mmcl.evaluation.bootstrap import bootstrap_means, ci95
+from mmcl.evaluation.bootstrap import mean_ci95
 from mmcl.evaluation.evaluator import Metrics, image_embeddings, text_embeddings
 from mmcl.evaluation.metrics.geometry import (
     alignment,
@@ -120,7 +120,7 @@ class GeometryEvaluator:
         sampled = self._sample(texts)
         metrics: Metrics = {
             "geometry/alignment": float(distances.mean()),
-            "geometry/alignment_ci95": ci95(bootstrap_means(distances[:, None], groups[position])[:, 0]),
+            "geometry/alignment_ci95": mean_ci95(distances, groups[position]),
             "geometry/modality_gap": modality_gap(images, texts),
             "geometry/positive_cosine": 1.0 - float(distances.mean()) / 2,
             "geometry/num_texts": float(len(texts)),

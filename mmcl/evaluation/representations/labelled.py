@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError
-from mmcl.evaluation.bootstrap import bootstrap_means, ci95
+from mmcl.evaluation.bootstrap import mean_ci95
 from mmcl.evaluation.evaluator import Metrics, image_embeddings
 from mmcl.evaluation.metrics import confusion_matrix, mean_per_class, predict, top_k_hits
 
@@ -156,7 +156,7 @@ def judge_labels(task: str, scores: Tensor, labels: Tensor, groups: Tensor, *, n
     unseen = labels >= num_known
     return {
         f"{task}/top1": float(top1.mean()),
-        f"{task}/top1_ci95": ci95(bootstrap_means(top1[:, None], groups)[:, 0]),
+        f"{task}/top1_ci95": mean_ci95(top1, groups),
         f"{task}/top5": float(top_k_hits(scores, labels, min(5, num_known)).double().mean()),
         f"{task}/mean_per_class": mean_per_class(confusion),
         f"{task}/chance": 1.0 / scores.shape[1],

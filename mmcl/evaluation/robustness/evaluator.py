@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.evaluation.bootstrap import bootstrap_means, ci95
+from mmcl.evaluation.bootstrap import bootstrap_means, ci95, mean_ci95
 from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities, text_embeddings
 from mmcl.evaluation.retrieval.evaluator import distinct_captions
 from mmcl.evaluation.robustness.attacked_embeddings import (
@@ -274,7 +274,7 @@ def _refuse_lookups(embedder: Embedder) -> None:
 
 def _with_interval(name: str, values: Tensor, groups: Tensor) -> Metrics:
     """A mean over queries (q,) and its interval."""
-    return {name: float(values.mean()), f"{name}_ci95": ci95(bootstrap_means(values[:, None], groups)[:, 0])}
+    return {name: float(values.mean()), f"{name}_ci95": mean_ci95(values, groups)}
 
 
 def _summary(measure: str, clean: Tensor, corrupted: dict[str, Tensor], groups: Tensor) -> Metrics:
@@ -282,12 +282,15 @@ def _summary(measure: str, clean: Tensor, corrupted: dict[str, Tensor], groups: 
     total = torch.stack(list(corrupted.values())).mean(0)
     columns = {**corrupted, "corruption_mean": total}
     replicates = bootstrap_means(torch.stack([*columns.values(), clean], dim=1), groups)
+    num_groups = len(groups.unique())
     metrics: Metrics = {}
     for column, (name, values) in enumerate(columns.items()):
         metrics[f"robustness/{measure}_{name}"] = float(values.mean())
-        metrics[f"robustness/{measure}_{name}_ci95"] = ci95(replicates[:, column])
+        metrics[f"robustness/{measure}_{name}_ci95"] = ci95(replicates[:, column], num_groups=num_groups)
     if clean.any():
         drawn = replicates[replicates[:, -1] > 0]  # a draw without any right answer has nothing to lose
         metrics[f"robustness/{measure}_relative_drop"] = 1 - float(total.mean() / clean.mean())
-        metrics[f"robustness/{measure}_relative_drop_ci95"] = ci95(1 - drawn[:, -2] / drawn[:, -1])
+        metrics[f"robustness/{measure}_relative_drop_ci95"] = ci95(
+            1 - drawn[:, -2] / drawn[:, -1], num_groups=num_groups
+        )
     return metrics

@@ -133,7 +133,8 @@ def classification_intervals(
     if "roc_auc_macro" in figures:
         influence = roc_areas(scores, labels, logit_scale=logit_scale).influence
         moved["roc_auc_macro"] = figures["roc_auc_macro"] + bootstrap_means(influence[:, None], groups)[:, 0]
-    intervals = {f"{name}_ci95": ci95(value.clamp(0.0, 1.0)) for name, value in moved.items()}
+    num_groups = len(groups.unique())
+    intervals = {f"{name}_ci95": ci95(value.clamp(0.0, 1.0), num_groups=num_groups) for name, value in moved.items()}
     intervals["ece_ci95"][0] = max(0.0, intervals["ece_ci95"][0] - max(0.0, excess["ece"]))
     return intervals
 

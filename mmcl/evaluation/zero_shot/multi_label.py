@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError, DataError
-from mmcl.evaluation.bootstrap import bootstrap_means, ci95
+from mmcl.evaluation.bootstrap import bootstrap_means, ci95, mean_ci95
 from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities
 from mmcl.evaluation.metrics import chance_overlap_at_k, class_average_precision, overlap_at_k
 from mmcl.evaluation.retrieval.ranking import score_all
@@ -252,11 +252,11 @@ def judge_multi_label(prediction: MultiLabelPrediction) -> Metrics:
     figures = multi_label_figures(scores, relevant)
     influence = class_average_precision(scores, relevant).influence
     replicates = figures["map"] + bootstrap_means(influence[:, None], groups)[:, 0]
-    found: Metrics = {**figures, "map_ci95": ci95(replicates.clamp(0.0, 1.0))}
+    found: Metrics = {**figures, "map_ci95": ci95(replicates.clamp(0.0, 1.0), num_groups=len(groups.unique()))}
     labelled = relevant.any(1)
     for k in KS:
-        overlap = overlap_at_k(scores, relevant, k)[:, None]
-        found[f"overlap@{k}_ci95"] = ci95(bootstrap_means(overlap, groups[labelled])[:, 0])
+        overlap = overlap_at_k(scores, relevant, k)
+        found[f"overlap@{k}_ci95"] = mean_ci95(overlap, groups[labelled])
         found[f"chance_overlap@{k}"] = chance_overlap_at_k(relevant, k)
     found |= {
         "chance_map": _chance_map(relevant),
