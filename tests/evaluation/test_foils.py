@@ -66,7 +66,7 @@ def test_unreadable_images_are_counted(make_dataset: Callable, table_embedder: t
 
 
 def test_missing_and_malformed_foils_raise(make_dataset: Callable) -> None:
-    with pytest.raises(DataError, match="no column 'foils'"):
+    with pytest.raises(DataError, match="neither foils nor negatives.*--generate"):
         FoilEvaluator(make_dataset(TEXTS))
     with pytest.raises(DataError, match="no row has foils"):
         FoilEvaluator(make_dataset(TEXTS, foils=[None, [], None, []]))

@@ -58,6 +58,11 @@ class FoilEvaluator:
         generate: bool = False,
     ) -> None:
         self._dropped: int | None = None
+        if not (generate or dataset.has("foils") or dataset.has("negatives")):
+            raise DataError(
+                f"{dataset.name} has neither foils nor negatives; name such a column, or let rules make false "
+                f"captions of English ones: generate=True, or --generate"
+            )
         if negatives is None:
             negatives = dataset.has("negatives") and not (dataset.has("foils") or generate)
         if generate:
