@@ -18,11 +18,12 @@ from mmcl.cli.evaluate.options import (
     Json,
     Model,
     Precision,
+    check_page_file,
     open_both,
     open_data,
     report,
 )
-from mmcl.errors import ConfigError, DataError, require
+from mmcl.errors import ConfigError, DataError
 from mmcl.logs import is_main_process
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def zeroshot(
     Example: mmcl eval zeroshot runs/emoji path/to/emoji:test --templates photo80 --report zeroshot.html
     """
     check_json_file(json_file)
-    _check_page(page_file)
+    check_page_file(page_file)
     if train is not None and not baselines:
         raise ConfigError("--train is for the linear model that --no-baselines leaves out; give one of the two")
     from mmcl.evaluation import load_classes, load_prompts, load_templates
@@ -167,15 +168,6 @@ def _compared(metrics: dict[str, Any], task: str, notes: tuple[str, ...]) -> lis
 
     table = render_baselines(metrics, task=task)
     return [*([table] if table.row_count else []), *(Text(note) for note in notes)]
-
-
-def _check_page(path: Path | None) -> None:
-    """Refuse a page that could not be written, or not be drawn, before the work is done and not after it."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise ConfigError(f"--report {path}: it is a folder; name a file in it")
-    require("matplotlib.figure", extra="report")
 
 
 def _train_split(data: str, column: str, *, columns: list[str] | None, images: Path | None) -> ImageTextDataset | None:
