@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": BASE | {"models", "losses", "negatives"},
     "training": BASE
     | {"models", "data"},  # is handed objective and evaluators; the trainer itself knows no data either
-    "build": BASE
+    "builders": BASE
     | {"losses", "negatives", "models", "data", "embedder", "evaluation", "objectives", "training"},  # names to objects
-    "cli": BASE | {"build", "data", "embedder", "evaluation"},
+    "build": {"builders"},
+    "cli": BASE | {"build", "builders", "data", "embedder", "evaluation"},
     "__main__": {"cli"},
     "__init__": set(),  # imports lazily, by name
 }

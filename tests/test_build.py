@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import mmcl
-from mmcl import build
-from mmcl.build.evaluation import Task
+from mmcl import build, builders
+from mmcl.builders.evaluation import Task
 from mmcl.config import EvaluateSection, Recipe, recipe_from_tree
 from mmcl.data.shapes import load_shapes
 from mmcl.data.training_splits import load_splits
@@ -230,8 +230,8 @@ def test_what_is_wrong_is_told_before_the_folder_is_taken(tmp_path: Path) -> Non
 
 def test_seeds_fix_the_start(tmp_path: Path) -> None:
     data = load_shapes("train", size=8)
-    first, same = (build.training._build_model(recipe("shapes"), data).state_dict() for _ in range(2))
-    other = build.training._build_model(recipe("shapes", run={"seed": 1}), data).state_dict()
+    first, same = (builders.training._build_model(recipe("shapes"), data).state_dict() for _ in range(2))
+    other = builders.training._build_model(recipe("shapes", run={"seed": 1}), data).state_dict()
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -239,8 +239,8 @@ def test_seeds_fix_the_start(tmp_path: Path) -> None:
 def test_bucketing_takes_lengths_of_tokens(tmp_path: Path) -> None:
     data = load_shapes("train", size=64)
     bucketed = recipe("shapes", data={"path": "shapes", "bucket_by_length": True})
-    model = build.training._build_model(bucketed, data)
-    batches = build.training._build_batches(bucketed, data, model)
+    model = builders.training._build_model(bucketed, data)
+    batches = builders.training._build_batches(bucketed, data, model)
     first = [texts[0] for texts in data.column("texts")]
     assert batches.lengths.tolist() == model.text.tower.preprocessing.lengths(first)
-    assert build.training._build_batches(recipe("shapes"), data, model).lengths is None
+    assert builders.training._build_batches(recipe("shapes"), data, model).lengths is None

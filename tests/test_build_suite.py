@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmcl.build import evaluation
-from mmcl.build.suite import SuitePlan, data_fingerprint, run_suite
-from mmcl.build.suite_processes import device_of, launched_share, share_of
-from mmcl.build.suite_references import check_model, model_fingerprint, named, sort_references
+from mmcl.builders import evaluation
+from mmcl.builders.suite import SuitePlan, data_fingerprint, run_suite
+from mmcl.builders.suite_processes import device_of, launched_share, share_of
+from mmcl.builders.suite_references import check_model, model_fingerprint, named, sort_references
 from mmcl.config.suite import load_suite, shipped_suites, suite_from_tree
 from mmcl.data import load
 from mmcl.errors import ConfigError, DataError
@@ -138,7 +138,7 @@ def test_what_the_data_lack_is_left_out_and_what_fails_says_why(tmp_path: Path, 
 def test_a_model_that_cannot_be_loaded_is_tried_once(
     tmp_path: Path, vectors: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmcl.build.suite as module
+    import mmcl.builders.suite as module
 
     tried: list[str] = []
 
@@ -167,7 +167,7 @@ class FitEvaluator:
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(evaluation.EVALUATORS, "fit", evaluation.Task(FitEvaluator, None))
-    import mmcl.build.suite as module
+    import mmcl.builders.suite as module
 
     monkeypatch.setattr(module, "load", lambda reference, **options: _Nothing())
 
@@ -236,7 +236,7 @@ def test_without_a_train_split_such_a_task_is_left_out(tmp_path: Path, vectors: 
 def test_mistakes_are_found_before_a_model_is_loaded(
     models: Any, data: Any, tasks: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mmcl.build.suite as module
+    import mmcl.builders.suite as module
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "load", lambda *arguments, **options: pytest.fail("a model was loaded"))
@@ -245,7 +245,7 @@ def test_mistakes_are_found_before_a_model_is_loaded(
 
 
 def test_open_clip_is_asked_for_the_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mmcl.build.suite_references as module
+    import mmcl.builders.suite_references as module
 
     asked: list[str] = []
     monkeypatch.setattr(module, "read_open_clip_config", asked.append)

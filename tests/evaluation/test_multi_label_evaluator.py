@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 
 import mmcl
-from mmcl.build.evaluation import EVALUATORS
+from mmcl.builders.evaluation import EVALUATORS
 from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.evaluation import MultiLabelEvaluator
 from mmcl.evaluation.zero_shot.multi_label import relevant_matrix

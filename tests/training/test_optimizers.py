@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_runs import small_recipe, small_run, step_records
 
-from mmcl import build
+from mmcl import builders
 from mmcl.config import OptimizerSection, Recipe
 from mmcl.data.shapes import load_shapes
 from mmcl.errors import ConfigError
@@ -109,7 +109,7 @@ def built(tmp_path: Path, *overrides: str) -> tuple[Recipe, DualEncoder, dict[st
     """The recipe, its model, and the group of every parameter by name."""
     options = [f"model.{side}.options={THREE_LAYERS}" for side in ("image", "text")]
     recipe = small_recipe(tmp_path, *options, *overrides)
-    model = build.training._build_model(recipe, load_shapes("train", size=4))
+    model = builders.training._build_model(recipe, load_shapes("train", size=4))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {
         names[id(parameter)]: group

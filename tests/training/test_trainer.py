@@ -26,7 +26,7 @@ from small_runs import (
 )
 
 import mmcl
-from mmcl import build
+from mmcl import build, builders
 from mmcl.errors import ConfigError, MissingDependencyError, TrainingError
 from mmcl.losses import info_nce
 from mmcl.training.checkpoint import read_checkpoint
@@ -206,16 +206,18 @@ class Scripted:
 
 def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     judge = Scripted(values)
-    monkeypatch.setattr(build.training, "_check_metric", lambda *_: None)
-    monkeypatch.setattr(build.training, "run_evaluators", judge)
+    monkeypatch.setattr(builders.training, "_check_metric", lambda *_: None)
+    monkeypatch.setattr(builders.training, "run_evaluators", judge)
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 6), ("min", 4)])
 def test_the_best_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, best: int) -> None:
     scripted(monkeypatch, [0.2, 0.1, 0.7, 0.7, 0.5, 0.3])
     saved = []
-    own = build.training._replace_model
-    monkeypatch.setattr(build.training, "_replace_model", lambda model, folder: saved.append(1) or own(model, folder))
+    own = builders.training._replace_model
+    monkeypatch.setattr(
+        builders.training, "_replace_model", lambda model, folder: saved.append(1) or own(model, folder)
+    )
     run = small_run(tmp_path / "run", "evaluate.every_steps=2", f"evaluate.mode={mode}")
     assert run.result.progress.best_step == best  # an equal value is no gain
     assert len(saved) == 2
@@ -433,7 +435,7 @@ def test_a_folder_with_someone_elses_model_is_left_alone(tmp_path: Path) -> None
 
 def test_an_unwritable_folder_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(build.training, "load_splits", lambda recipe: pytest.fail("data were loaded first"))
+    monkeypatch.setattr(builders.training, "load_splits", lambda recipe: pytest.fail("data were loaded first"))
     for folder in (tmp_path / "file" / "run", Path("/proc/mmcl/run")):
         with pytest.raises(ConfigError, match=rf"run folder {folder} cannot be written.*run.dir"):
             small_run(folder)

@@ -49,7 +49,7 @@ def open_fitted(
         ConfigError: DATA has no split ``train``, and none was named.
         DataError: there are no such data.
     """
-    from mmcl.build.evaluation import with_train_split, with_validation_split
+    from mmcl.builders.evaluation import with_train_split, with_validation_split
     from mmcl.data import available_splits
     from mmcl.errors import ConfigError
 

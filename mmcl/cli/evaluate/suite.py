@@ -15,7 +15,7 @@ from mmcl.cli.console import check_json_file, make_console, write_json
 from mmcl.cli.evaluate.options import Cache, Device, Json
 
 if TYPE_CHECKING:
-    from mmcl.build.suite import SuitePlan
+    from mmcl.builders.suite import SuitePlan
     from mmcl.config.suite import Suite
     from mmcl.evaluation.suite import Cell, CellResult, Share
 
@@ -65,8 +65,8 @@ def suite(
     check_json_file(json_file)
     changes = {"batch_size": batch_size, "precision": precision, "device": device, "output": output and str(output)}
     whole = _read_suite(references or [], config, models or [], data or [], tasks or [], changes)
-    from mmcl.build.suite import SuitePlan
-    from mmcl.build.suite_processes import device_of, launched_share, run_workers, share_of, wait_for_all
+    from mmcl.builders.suite import SuitePlan
+    from mmcl.builders.suite_processes import device_of, launched_share, run_workers, share_of, wait_for_all
 
     launched = launched_share() if share is None else None
     part = launched if share is None else share_of(share)
@@ -95,7 +95,7 @@ def _read_suite(
     references: list[str], config: str | None, models: list[str], data: list[str], tasks: list[str], changes: dict
 ) -> Suite:
     """The suite that the command line and its YAML make together; the command line has the last word."""
-    from mmcl.build.suite_references import named, sort_references
+    from mmcl.builders.suite_references import named, sort_references
     from mmcl.config.suite import SUITE_SUFFIXES, load_suite, suite_from_tree, suite_to_tree
     from mmcl.errors import ConfigError
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmcl.build.evaluation import build_evaluators, run_evaluators
+from mmcl.builders.evaluation import build_evaluators, run_evaluators
 from mmcl.config import EvaluateSection, Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
 from mmcl.data.caption_groups import twin_ids

@@ -12,7 +12,7 @@ import yaml
 
 import mmcl
 from mmcl import data as data_sources
-from mmcl.build.evaluation import (
+from mmcl.builders.evaluation import (
     allows,
     build_evaluator,
     check_options,
@@ -21,7 +21,7 @@ from mmcl.build.evaluation import (
     with_train_split,
     with_validation_split,
 )
-from mmcl.build.suite_references import check_model, model_fingerprint
+from mmcl.builders.suite_references import check_model, model_fingerprint
 from mmcl.config.suite import Suite, SuiteData, SuiteTask, suite_from_tree, suite_to_tree
 from mmcl.data.cache_folder import cache_folder
 from mmcl.data.dataset import ImageTextDataset

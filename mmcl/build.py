@@ -1,8 +1,8 @@
 """Names to objects: the only place where the names in a recipe, a suite or a call become code."""
 
-from mmcl.build.evaluation import EVALUATORS, build_evaluator, build_evaluators, evaluate, run_evaluators
-from mmcl.build.mining import mine_negatives
-from mmcl.build.training import (
+from mmcl.builders.evaluation import EVALUATORS, build_evaluator, build_evaluators, evaluate, run_evaluators
+from mmcl.builders.mining import mine_negatives
+from mmcl.builders.training import (
     BATCHES,
     CHANCE_LOSSES,
     LOSSES,

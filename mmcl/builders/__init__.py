@@ -1,0 +1,1 @@
+"""What builds: recipes to trainings, tasks to evaluators, suites to plans; `mmcl.build` has the names people use."""
