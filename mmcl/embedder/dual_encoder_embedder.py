@@ -150,14 +150,14 @@ class DualEncoderEmbedder(EncodeMixin):
 
     def _embed_texts(self, texts: list[str], batch_size: int) -> Tensor:
         encoder = self.model.text
-        tokenize = encoder.tower.preprocessing
         if self._features is not None and encoder.has_fixed_features:
-            tokenize, order = self._features.texts(encoder, texts), np.arange(len(texts))
+            features, order = self._features.texts(encoder, texts), np.arange(len(texts))
         else:
-            order = np.argsort(tokenize.lengths(texts), kind="stable")
+            tokens = encoder.tower.preprocessing.tokens(texts)
+            features, order = None, np.argsort(tokens.lengths, kind="stable")
 
         def forward(rows: np.ndarray) -> Tensor:
-            return self._run("text", tokenize([texts[row] for row in rows]))
+            return self._run("text", tokens.batch(rows) if features is None else features([texts[row] for row in rows]))
 
         embeddings = torch.empty(len(texts), self.embedding_dim)
         embeddings[order] = torch.cat(self._batches.run("text", order, batch_size, forward))

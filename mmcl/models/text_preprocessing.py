@@ -7,9 +7,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError
+
+
+class Tokens:
+    """Tokenised captions, each as long as it is.
+
+    Args:
+        ids: the tokens of each caption.
+        pad: the token to pad with.
+        width: tokens of every batch; None: those of its longest caption.
+        use_mask: whether batches have an attention mask.
+    """
+
+    def __init__(
+        self, ids: Sequence[Sequence[int] | np.ndarray], *, pad: int, width: int | None = None, use_mask: bool = False
+    ) -> None:
+        self._ids, self._pad, self._width, self._use_mask = ids, pad, width, use_mask
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each caption."""
+        return [len(ids) for ids in self._ids]
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Some captions as ``input_ids`` and, where it is wanted, ``attention_mask``, int64 (b, t)."""
+        picked = [self._ids[row] for row in rows]
+        shape = (len(picked), self._width or max(map(len, picked), default=0))
+        input_ids, mask = np.full(shape, self._pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for row, ids in enumerate(picked):
+            input_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        inputs = {"input_ids": torch.from_numpy(input_ids)}
+        return inputs | {"attention_mask": torch.from_numpy(mask)} if self._use_mask else inputs
 
 
 class TextPreprocessing:
@@ -48,26 +82,26 @@ class TextPreprocessing:
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Captions to ``input_ids`` and ``attention_mask``, int64 (b, t)."""
-        encoded = self.tokenizer(
-            list(texts),
-            padding=self.padding,
-            truncation=True,
-            max_length=self.max_length,
-            return_attention_mask=True,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
-        return {
-            "input_ids": encoded["input_ids"],
-            **({"attention_mask": encoded["attention_mask"]} if self.use_mask else {}),
-        }
+        return self.tokens(texts).batch(range(len(texts)))
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """Captions tokenised once, for batches of some of them."""
+        ids: list[list[int]] = []
+        if len(texts):
+            ids = self.tokenizer(
+                list(texts),
+                truncation=True,
+                max_length=self.max_length,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+        width = self.max_length if self.padding == "max_length" else None
+        return Tokens(ids, pad=self.tokenizer.pad_token_id, width=width, use_mask=self.use_mask)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each caption, for sorting by length."""
-        if not texts:
-            return []
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, padding=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+        """Tokens of each caption."""
+        return self.tokens(texts).lengths
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the tokenizer itself is saved beside it."""
@@ -98,14 +132,22 @@ class OpenClipText:
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Captions to ``input_ids`` int64 (b, t)."""
-        ids = self.tokenizer(list(texts), context_length=self.max_length)
-        if self.trim and len(ids):
-            ids = ids[:, : int((ids != 0).sum(1).max())]
-        return {"input_ids": ids}
+        return self.tokens(texts).batch(range(len(texts)))
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """Captions tokenised once, for batches of some of them."""
+        if not len(texts):
+            return Tokens([], pad=0)
+        ids = self.tokenizer(list(texts), context_length=self.max_length).numpy()
+        if not self.trim:
+            return Tokens(list(ids), pad=0)
+        # A caption may hold the token 0 itself; the end token, behind which there is but padding, is never 0.
+        ends = ids.shape[1] - (ids != 0)[:, ::-1].argmax(1)
+        return Tokens([row[:end].copy() for row, end in zip(ids, ends)], pad=0)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each caption, for sorting by length."""
-        return (self.tokenizer(list(texts), context_length=self.max_length) != 0).sum(1).tolist() if texts else []
+        """Tokens of each caption that the tower reads."""
+        return self.tokens(texts).lengths
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -276,12 +276,12 @@ class FeatureCache:
 
     def _text_chunk(self, encoder: Encoder, texts: Sequence[str]) -> np.ndarray:
         encoder.tower.to(self.device).eval()
-        tokenize = encoder.tower.preprocessing
-        order = np.argsort(tokenize.lengths(texts), kind="stable")  # short with short: little padding
+        tokens = encoder.tower.preprocessing.tokens(texts)
+        order = np.argsort(tokens.lengths, kind="stable")  # short with short: little padding
         features = np.empty((len(texts), 1, encoder.tower.feature_dim), np.float32)
         for begin in range(0, len(order), self.batch_size):
             chunk = order[begin : begin + self.batch_size]
-            features[chunk, 0] = self._forward(encoder, tokenize([texts[i] for i in chunk]))
+            features[chunk, 0] = self._forward(encoder, tokens.batch(chunk))
         return features
 
 

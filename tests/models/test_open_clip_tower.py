@@ -59,6 +59,25 @@ def test_towers_that_read_the_padding_keep_it(arch):
         assert not torch.allclose(tower(input_ids=cut).pooled, tower(input_ids=ids[:1]).pooled, atol=1e-3)
 
 
+def test_a_token_of_number_0_is_no_padding():
+    tower = build_tower(TowerSection(name="open_clip:tiny-clip", pretrained=False), "text").eval()
+    full = tower.preprocessing.tokenizer(["a!$b"], context_length=20)
+    length = int((full[0] != 0).nonzero().max()) + 1
+    assert 0 in full[0, :length].tolist()  # or this shows nothing
+    inputs = tower.preprocessing(["a!$b"])
+    assert inputs["input_ids"].tolist() == full[:, :length].tolist()
+    assert tower.preprocessing.lengths(["a!$b"]) == [length]
+
+
+def test_captions_are_tokenised_once_for_batches_of_any_rows():
+    tower = build_tower(TowerSection(name="open_clip:tiny-clip", pretrained=False), "text")
+    tokens = tower.preprocessing.tokens(CAPTIONS)
+    for rows in ([2, 0], [1], [3, 3, 1]):
+        expected = tower.preprocessing([CAPTIONS[row] for row in rows])
+        assert tokens.batch(rows)["input_ids"].tolist() == expected["input_ids"].tolist()
+    assert tokens.batch([0])["input_ids"].shape != tokens.batch([0, 1, 2, 3])["input_ids"].shape
+
+
 def test_lengths_and_max_length():
     tower = build_tower(TowerSection(name="open_clip:tiny-clip", pretrained=False, max_length=10), "text")
     assert tower.preprocessing(["a red circle " * 9])["input_ids"].shape == (1, 10)

@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 # Rows whose positives' scores are computed ahead at a time: their columns stand close together, so little is scored
 # that is not asked for.
-_AHEAD_ROWS = 256
+_AHEAD_ROWS = 128
 # Rows compared at a time: their count of hits fits one byte.
 _BYTE_ROWS = 128
 # Columns compared at a time: the comparison's result stays in the processor's cache.
