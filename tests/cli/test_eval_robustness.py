@@ -82,4 +82,4 @@ def test_data_without_foils(tiny_run: Path, invoke, tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", image=np.eye(6, dtype=np.float32), text=np.eye(6, dtype=np.float32))
     done = invoke("eval", "foils", f"vectors:{tmp_path}/v.npz", f"vectors:{tmp_path}/v.npz")
     assert done.code == 1
-    assert "no column 'foils'" in done.err
+    assert "neither foils nor negatives" in done.err

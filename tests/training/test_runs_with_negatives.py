@@ -129,15 +129,15 @@ def remembering_objectives(work: Callable[[], None]) -> Callable[[], None]:
     """``work`` with every objective that a run builds kept in ``KEPT``."""
 
     def run() -> None:
-        from mmcl import build
+        from mmcl import builders
 
-        made = build.build_objective
+        made = builders.training.build_objective
 
         def build_objective(*arguments: object) -> object:
             KEPT.append(made(*arguments))
             return KEPT[-1]
 
-        build.build_objective = build_objective
+        builders.training.build_objective = build_objective
         work()
 
     return run
