@@ -63,7 +63,7 @@ def test_nothing_but_unchanged(tiny_run: Path, invoke, tmp_path: Path) -> None:
 
 def test_foils_by_column_and_by_rule(tiny_run: Path, invoke, tmp_path: Path) -> None:
     file = tmp_path / "foils.json"
-    done = invoke("eval", "foils", str(tiny_run), SCENES, "--json", str(file))
+    done = invoke("eval", "foils", str(tiny_run), SCENES, "--negatives", "--json", str(file))
     assert done.code == 0, done.err
     metrics = json.loads(file.read_text())
     for name in ("binding", "relation", "count", "mean", "negatives", "negatives_pairwise"):

@@ -28,6 +28,9 @@ def foils(
     generate: Annotated[
         bool, typer.Option("--generate", help="Make foils of English captions by exchanging words, by rule.")
     ] = False,
+    negatives: Annotated[
+        bool, typer.Option("--negatives", help="Also judge the column negatives where the data have foils.")
+    ] = False,
     batch_size: BatchSize = 64,
     json_file: Json = None,
     device: Device = None,
@@ -38,8 +41,7 @@ def foils(
 ) -> None:
     """Compositionality: the right caption against false ones, by kind of what is false in them.
 
-    Judged are the columns foils (kind, caption, foil) and negatives (a list of hard captions a row), as far as the data
-    have them.
+    Judged is the column foils (kind, caption, foil), or else negatives (a list of hard captions a row).
 
     Example: mmcl eval foils runs/quickstart shapes:test --json foils.json
     """
@@ -49,9 +51,7 @@ def foils(
     )
     from mmcl.evaluation import FoilEvaluator
 
-    evaluator = FoilEvaluator(
-        dataset, batch_size=batch_size, generate=generate, negatives=dataset.has("negatives") and not generate
-    )
+    evaluator = FoilEvaluator(dataset, batch_size=batch_size, generate=generate, negatives=negatives or None)
     with watch_embedding(embedder, make_console()):
         metrics = evaluator(embedder)
     report(metrics, title=f"{model} on {dataset.name}", json_file=json_file)
