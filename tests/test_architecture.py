@@ -21,16 +21,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": BASE,  # tensors in, tensors out: never models, data or distributed state
     "negatives": BASE,
     "models": BASE | {"losses", "negatives"},
-    "data": BASE | {"losses", "negatives"},
+    "pages": BASE,  # HTML of tables and pictures
+    "data": BASE | {"losses", "negatives", "pages"},
     "embedder": BASE | {"models", "data"},
-    "evaluation": BASE | {"embedder", "data"},  # sees embedders and arrays only
+    "evaluation": BASE | {"embedder", "data", "pages"},  # sees embedders and arrays only
     "objectives": BASE | {"models", "losses", "negatives"},
     "training": BASE
     | {"models", "data"},  # is handed objective and evaluators; the trainer itself knows no data either
     "builders": BASE
     | {"losses", "negatives", "models", "data", "embedder", "evaluation", "objectives", "training"},  # names to objects
     "build": {"builders"},
-    "cli": BASE | {"build", "builders", "data", "embedder", "evaluation"},
+    "cli": BASE | {"build", "builders", "data", "embedder", "evaluation", "pages"},
     "__main__": {"cli"},
     "__init__": set(),  # imports lazily, by name
 }

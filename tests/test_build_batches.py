@@ -14,7 +14,7 @@ from mmcl import build, builders
 from mmcl.config import Recipe, recipe_from_tree
 from mmcl.data import load
 from mmcl.data.caption_groups import twin_ids
-from mmcl.data.offline_mining import MiningPlan
+from mmcl.data.mining.offline_mining import MiningPlan
 from mmcl.data.shapes import load_shapes
 from mmcl.errors import ConfigError
 from mmcl.negatives.balanced import BalancedBatches

@@ -7,8 +7,8 @@ from typing import Any
 
 from mmcl import data as data_sources
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.mined import check_mined_path
-from mmcl.data.offline_mining import Embed, MiningPlan, mine_dataset
+from mmcl.data.mining.mined import check_mined_path
+from mmcl.data.mining.offline_mining import Embed, MiningPlan, mine_dataset
 from mmcl.embedder import Embedder, embed_images, load
 from mmcl.errors import ConfigError
 from mmcl.training.cached_features import ProgressCallback

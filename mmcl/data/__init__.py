@@ -9,13 +9,13 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "load": "mmcl.data.sources",
-    "available_splits": "mmcl.data.sources",
-    "parse_reference": "mmcl.data.sources",
+    "load": "mmcl.data.sources.loading",
+    "available_splits": "mmcl.data.sources.loading",
+    "parse_reference": "mmcl.data.sources.loading",
     "ImageTextDataset": "mmcl.data.dataset",
     "ImageStore": "mmcl.data.dataset",
-    "decode_image": "mmcl.data.decoding",
-    "to_image_tensor": "mmcl.data.decoding",
+    "decode_image": "mmcl.data.images.decoding",
+    "to_image_tensor": "mmcl.data.images.decoding",
     "load_vectors": "mmcl.data.vectors",
 }
 

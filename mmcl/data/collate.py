@@ -11,9 +11,11 @@ from torch import Tensor
 
 from mmcl.batch import Batch, HardNegatives, SkippedRow
 from mmcl.config import CaptionsSection
-from mmcl.data.augment import ImageAugmentation, row_seeds, sample_captions
+from mmcl.data.augment.captions import sample_captions
+from mmcl.data.augment.images import ImageAugmentation
+from mmcl.data.augment.seeds import row_seeds
 from mmcl.data.dataset import ImageStore, ImageTextDataset
-from mmcl.data.hard_negatives import HardNegativeChoice
+from mmcl.data.mining.hard_negatives import HardNegativeChoice
 from mmcl.errors import DataError
 
 

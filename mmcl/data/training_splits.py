@@ -9,8 +9,8 @@ import numpy as np
 
 from mmcl.config import Recipe
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.mined import join_mined
-from mmcl.data.sources import available_splits, load
+from mmcl.data.mining.mined import join_mined
+from mmcl.data.sources.loading import available_splits, load
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmcl.batch import SkippedRow
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.decoding import to_image_tensor
+from mmcl.data.images.decoding import to_image_tensor
 from mmcl.embedder.dataset_images import embed_readable
 from mmcl.embedder.interface import EncodeMixin, check_modality
 from mmcl.embedder.out_of_memory import FittingBatches

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmcl.data.decoding import to_image_tensor
+from mmcl.data.images.decoding import to_image_tensor
 from mmcl.embedder.interface import EncodeMixin
 from mmcl.embedder.out_of_memory import FittingBatches
 from mmcl.embedder.precision import autocast, check_precision

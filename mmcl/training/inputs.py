@@ -6,10 +6,12 @@ import itertools
 from typing import Any
 
 from mmcl.config import Recipe
-from mmcl.data.augment import ImageAugmentation, possible_captions, row_seed
+from mmcl.data.augment.captions import possible_captions
+from mmcl.data.augment.images import ImageAugmentation
+from mmcl.data.augment.seeds import row_seed
 from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.hard_negatives import HardNegativeChoice
+from mmcl.data.mining.hard_negatives import HardNegativeChoice
 from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.freezing import apply_freezing

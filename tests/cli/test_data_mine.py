@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmcl import data
-from mmcl.data.mined import join_mined, read_mined
+from mmcl.data.mining.mined import join_mined, read_mined
 
 SCENES = "shapes?train=40:train"
 

@@ -24,7 +24,8 @@ from small_runs import (
 
 from mmcl import builders
 from mmcl.config import AugmentSection
-from mmcl.data.augment import ImageAugmentation, row_seed
+from mmcl.data.augment.images import ImageAugmentation
+from mmcl.data.augment.seeds import row_seed
 from mmcl.data.shapes import load_shapes
 from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import DualEncoder

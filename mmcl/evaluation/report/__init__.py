@@ -3,10 +3,10 @@
 from mmcl.evaluation.report.class_tables import render_baselines, render_classes
 from mmcl.evaluation.report.comparison_tables import render_comparison, render_forgetting, render_languages
 from mmcl.evaluation.report.gallery import retrieval_page
-from mmcl.evaluation.report.page import Page
 from mmcl.evaluation.report.robustness_table import render_robustness
 from mmcl.evaluation.report.terminal import render_confusion, render_table
 from mmcl.evaluation.report.zero_shot_page import multi_label_page, zero_shot_page
+from mmcl.pages.page import Page
 
 __all__ = [
     "Page",

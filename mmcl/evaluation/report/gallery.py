@@ -12,11 +12,11 @@ from torch import Tensor
 
 from mmcl.errors import DataError
 from mmcl.evaluation.metrics.retrieval import best_rank
-from mmcl.evaluation.report.figures import draw_lines
-from mmcl.evaluation.report.page import Item, Page
 from mmcl.evaluation.report.retrieval_rows import WAYS
 from mmcl.evaluation.report.terminal import retrieval_lines
 from mmcl.evaluation.retrieval.ranking import score_all
+from mmcl.pages.figures import draw_lines
+from mmcl.pages.page import Item, Page
 
 if TYPE_CHECKING:
     from mmcl.data.dataset import ImageTextDataset

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmcl.errors import ConfigError
-from mmcl.evaluation.report.page import Page
 from mmcl.evaluation.suite import CellResult, numbers
+from mmcl.pages.page import Page
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,8 +17,8 @@ from mmcl.evaluation.metrics import (
     roc_curve,
 )
 from mmcl.evaluation.report.class_tables import FIGURES, baseline_rows, class_rows, written
-from mmcl.evaluation.report.figures import draw_lines
-from mmcl.evaluation.report.page import Item, Page
+from mmcl.pages.figures import draw_lines
+from mmcl.pages.page import Item, Page
 
 if TYPE_CHECKING:
     from torch import Tensor

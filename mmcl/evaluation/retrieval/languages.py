@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mmcl.data.cells import as_lists
-from mmcl.data.columns import take_column
+from mmcl.data.sources.cells import as_lists
+from mmcl.data.sources.columns import take_column
 from mmcl.errors import ConfigError, DataError
 from mmcl.evaluation.evaluator import Metrics, image_embeddings, need_both_modalities
 from mmcl.evaluation.retrieval.directions import judge_both_ways

@@ -14,8 +14,8 @@ from PIL import Image
 
 from mmcl.errors import ConfigError
 from mmcl.evaluation.report import Page
-from mmcl.evaluation.report.figures import draw_lines
-from mmcl.evaluation.report.page import Item, thumbnail
+from mmcl.pages.figures import draw_lines
+from mmcl.pages.page import Item, thumbnail
 
 
 class Reader(HTMLParser):

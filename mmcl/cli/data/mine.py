@@ -13,15 +13,7 @@ from mmcl.cli.evaluate.options import BatchSize, Columns, Data, Device, Images, 
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
 
-
-@app.callback()
-def _data() -> None:
-    """Prepare data for training."""
-
-
-@app.command(no_args_is_help=True)
 def mine(
     model: Model,
     data: Data,
@@ -50,8 +42,8 @@ def mine(
     """
     check_json_file(json_file)
     from mmcl.build import mine_negatives
-    from mmcl.data.mined import check_mined_path
-    from mmcl.data.offline_mining import MiningPlan
+    from mmcl.data.mining.mined import check_mined_path
+    from mmcl.data.mining.offline_mining import MiningPlan
     from mmcl.embedder import load
 
     plan = MiningPlan(captions_per_row, images_per_row, positive_margin or None, near_duplicate or None, skip_nearest)

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
-from mmcl.data.columns import ALIASES
-from mmcl.data.decoding import decode_image, read_file
-from mmcl.data.rows import RawRows
+from mmcl.data.images.dataset_rows import DatasetImages
+from mmcl.data.sources.columns import ALIASES
+from mmcl.data.sources.rows import RawRows
 from mmcl.errors import DataError
 
 _TIMEOUT_SECONDS = 10
-
-
-class DatasetImages:
-    """The image column of a ``datasets.Dataset``, memory-mapped; it pickles as the paths of its files.
-
-    Args:
-        dataset: a data set whose column ``column`` is ``Image(decode=False)``.
-        column: the image column.
-        source: the data set's name, for messages.
-        root: where paths inside the data set start.
-        rows: which rows make up the store, in order; all by default.
-    """
-
-    def __init__(
-        self, dataset: Any, column: str, *, source: str, root: Path = Path(), rows: np.ndarray | None = None
-    ) -> None:
-        self._dataset, self._column, self._source, self._root = dataset, column, source, root
-        self._rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, row: int) -> Tensor:
-        """Image ``row``, uint8 (3, h, w). Raises DataError when it is missing or no image."""
-        cell = self._dataset[int(self._rows[row])][self._column] or {}
-        if cell.get("bytes") is not None:
-            return decode_image(cell["bytes"], source=self.describe(row))
-        if not cell.get("path"):
-            raise DataError(f"{self.describe(row)}: the row has no image")
-        path = os.path.join(self._root, cell["path"])
-        return decode_image(read_file(path), source=path)
-
-    def describe(self, row: int) -> str:
-        """The data set and the row in it."""
-        return f"{self._source}:row {self._rows[row]}"
-
-    def select(self, rows: np.ndarray) -> DatasetImages:
-        """A store of these rows alone, in this order."""
-        chosen = self._rows[np.asarray(rows, dtype=np.int64)]
-        return DatasetImages(self._dataset, self._column, source=self._source, root=self._root, rows=chosen)
-
-    def fingerprint(self) -> str:
-        """The fingerprint that ``datasets`` gives the data, with the rows."""
-        return hashlib.sha256(self._dataset._fingerprint.encode() + self._rows.tobytes()).hexdigest()
 
 
 class HubDataset:

@@ -18,8 +18,8 @@ from mmcl.build import mine_negatives
 from mmcl.config import recipe_from_tree
 from mmcl.data.caption_groups import caption_groups, twin_ids
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.mined import check_mined_path, join_mined, read_mined, row_fingerprint
-from mmcl.data.offline_mining import Embed, MiningPlan, mine_dataset
+from mmcl.data.mining.mined import check_mined_path, join_mined, read_mined, row_fingerprint
+from mmcl.data.mining.offline_mining import Embed, MiningPlan, mine_dataset
 from mmcl.data.training_splits import load_splits
 from mmcl.errors import ConfigError, DataError, ShapeError
 
@@ -161,7 +161,7 @@ def test_what_is_kept_with_the_file(tmp_path: Path) -> None:
 
 def test_a_broken_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmcl.data.embedding_files.CHUNK_ROWS", 2)
-    monkeypatch.setattr("mmcl.data.offline_mining.CHUNK_ROWS", 2)
+    monkeypatch.setattr("mmcl.data.mining.offline_mining.CHUNK_ROWS", 2)
     data, out = dataset(TEXTS, GROUPS), tmp_path / "broken" / "out.parquet"
     out.parent.mkdir()
     whole = mined(tmp_path, data)

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmcl.batch import SkippedRow
-from mmcl.data.rows import RawRows
+from mmcl.data.sources.rows import RawRows
 from mmcl.errors import DataError
 
 _SPLITS = {"restval": "train", "val": "validation"}

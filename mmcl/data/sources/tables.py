@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmcl.batch import SkippedRow
-from mmcl.data.csv_lines import read_csv
-from mmcl.data.json_lines import read_json_lines
-from mmcl.data.rows import RawRows
+from mmcl.data.sources.csv_lines import read_csv
+from mmcl.data.sources.json_lines import read_json_lines
+from mmcl.data.sources.rows import RawRows
 from mmcl.errors import DataError
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -100,7 +100,7 @@ def _is_text(column: pq.ColumnSchema) -> bool:
 def _read_mapped(paths: list[str], root: Path, image_column: str | None) -> RawRows:
     from datasets import Dataset
 
-    from mmcl.data.hub_datasets import rows_from_dataset
+    from mmcl.data.sources.hub_datasets import rows_from_dataset
 
     columns = {"image": image_column} if image_column else {}
     return rows_from_dataset(Dataset.from_parquet(paths), source=paths[0], root=root, columns=columns)

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmcl.batch import SkippedRow
-from mmcl.data.columns import ALIASES
-from mmcl.data.rows import OneTable, RawRows, Source, SplitSources
+from mmcl.data.sources.columns import ALIASES
+from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
+from mmcl.data.sources.tables import TABLE_SUFFIXES, read_tables
 from mmcl.data.splits import canonical_split, is_split_name, split_prefix
-from mmcl.data.tables import TABLE_SUFFIXES, read_tables
 from mmcl.errors import DataError
 
 METADATA_NAMES = tuple(f"metadata{suffix}" for suffix in TABLE_SUFFIXES)
@@ -52,7 +52,7 @@ def open_folder(folder: Path, *, images: Path | None = None, columns: Mapping[st
             split_column=columns.get("split", "split"),
         )
     if any(name.endswith(".tar") for name in files):
-        from mmcl.data.shards import open_shards
+        from mmcl.data.sources.shards import open_shards
 
         return open_shards([folder / name for name in files if name.endswith(".tar")])
     split_folders = _split_folders(folder, folders)

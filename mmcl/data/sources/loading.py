@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from mmcl.data.columns import check_column_names
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.folder import open_folder
-from mmcl.data.normalise import normalise
-from mmcl.data.rows import OneTable, Source
+from mmcl.data.sources.columns import check_column_names
+from mmcl.data.sources.folder import open_folder
+from mmcl.data.sources.normalise import normalise
+from mmcl.data.sources.rows import OneTable, Source
+from mmcl.data.sources.tables import TABLE_SUFFIXES, read_tables
 from mmcl.data.splits import canonical_split, canonical_splits, choose_split
-from mmcl.data.tables import TABLE_SUFFIXES, read_tables
 from mmcl.errors import ConfigError, DataError
 
 _SPLIT = re.compile(r"[\w.+-]+")
@@ -93,7 +93,7 @@ def load(
         choose_split([], asked, data=reference.base)
         return vectors_dataset(reference.base.removeprefix("vectors:"))
     if _is_shapes(reference.base):
-        from mmcl.data.built_in import load_built_in
+        from mmcl.data.sources.built_in import load_built_in
 
         return load_built_in(reference.base, split=asked, progress=progress)
     source = open_source(reference.base, columns=columns, images=images)
@@ -114,7 +114,7 @@ def available_splits(
     if base.startswith("vectors:"):
         return []
     if _is_shapes(base):
-        from mmcl.data.built_in import built_in_splits
+        from mmcl.data.sources.built_in import built_in_splits
 
         return built_in_splits()
     return canonical_splits(open_source(base, columns=columns or {}, images=images).splits())
@@ -131,19 +131,19 @@ def open_source(base: str, *, columns: Mapping[str, str], images: str | Path | N
         raise DataError(f"images: there is no folder {root.absolute()}{_near(root)}")
     path = Path(base).expanduser()
     if path.suffix == ".tar" or ".tar." in path.name or (any(m in path.name for m in "{*") and not path.exists()):
-        from mmcl.data.shards import expand_shards, open_shards
+        from mmcl.data.sources.shards import expand_shards, open_shards
 
         return open_shards(expand_shards(path))
     if path.is_dir():
         return open_folder(path, images=root, columns=columns)
     if not path.exists():
         if _is_hub_id(base):
-            from mmcl.data.hub_datasets import HubDataset
+            from mmcl.data.sources.hub_datasets import HubDataset
 
             return HubDataset(base, columns=columns)
         raise DataError(f"there is no {path.absolute()}{_near(path)}; wanted a folder, a table, shards or a Hub id")
     if path.suffix.lower() == ".json":
-        from mmcl.data.karpathy import is_karpathy, read_karpathy
+        from mmcl.data.sources.karpathy import is_karpathy, read_karpathy
 
         if is_karpathy(path):
             return OneTable(partial(read_karpathy, path, images=root))

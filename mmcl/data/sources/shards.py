@@ -20,9 +20,9 @@ import pyarrow.feather as feather
 
 from mmcl.batch import SkippedRow
 from mmcl.data.cache_folder import cache_folder
-from mmcl.data.images import TarImages
-from mmcl.data.json_lines import table_from_lines
-from mmcl.data.rows import OneTable, RawRows, Source, SplitSources
+from mmcl.data.images.tars import TarImages
+from mmcl.data.sources.json_lines import table_from_lines
+from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
 from mmcl.data.splits import canonical_split, split_prefix
 from mmcl.errors import DataError
 from mmcl.logs import get_logger

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmcl.config import NegativesSection
-from mmcl.data.augment import row_seeds
+from mmcl.data.augment.seeds import row_seeds
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.errors import ConfigError, DataError
 

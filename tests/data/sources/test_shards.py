@@ -10,9 +10,9 @@ import torch
 from stored_items import write_tar
 
 import mmcl.data.images
-import mmcl.data.shards
+import mmcl.data.sources.shards
 from mmcl.data import available_splits, load
-from mmcl.data.shards import expand_shards
+from mmcl.data.sources.shards import expand_shards
 from mmcl.errors import DataError
 
 
@@ -85,8 +85,8 @@ def test_headers_are_read_once(tmp_path, items, monkeypatch):
     indexes = list(Path(os.environ["MMCL_CACHE"]).glob("tar_index/*.arrow"))
     assert len(indexes) == 1
     scans = []
-    scan = mmcl.data.shards._scan
-    monkeypatch.setattr(mmcl.data.shards, "_scan", lambda *args: scans.append(args) or scan(*args))
+    scan = mmcl.data.sources.shards._scan
+    monkeypatch.setattr(mmcl.data.sources.shards, "_scan", lambda *args: scans.append(args) or scan(*args))
     assert load(path).fingerprint() == first.fingerprint()
     assert not scans
     indexes[0].write_bytes(b"damaged")
@@ -119,7 +119,7 @@ def test_a_shard_cut_short_loses_its_last_sample_alone(tmp_path, items):
 def test_a_shard_that_vanishes_or_shrinks_names_the_member(tmp_path, items, monkeypatch):
     path = write_tar(tmp_path / "a.tar", _members(items))
     dataset = load(path)
-    monkeypatch.setattr(mmcl.data.images, "MAX_OPEN_SHARDS", 0)
+    monkeypatch.setattr("mmcl.data.images.tars.MAX_OPEN_SHARDS", 0)
     assert torch.equal(dataset.images.read(0), torch.from_numpy(items[0].pixels).permute(2, 0, 1))
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(DataError, match=r"a\.tar:5\.png: the shard ends inside this member"):

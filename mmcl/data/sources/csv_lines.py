@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 
 from mmcl.batch import SkippedRow
-from mmcl.data.rows import RawRows
+from mmcl.data.sources.rows import RawRows
 from mmcl.errors import DataError
 
 csv.field_size_limit(1 << 30)

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from mmcl.batch import SkippedRow
-from mmcl.data.cells import json_cell
-from mmcl.data.rows import RawRows
+from mmcl.data.sources.cells import json_cell
+from mmcl.data.sources.rows import RawRows
 from mmcl.errors import DataError
 
 _BLOCK_BYTES = 32 << 20  # a line longer than a block is an error of arrow's reader

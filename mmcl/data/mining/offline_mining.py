@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mmcl.data.caption_groups import caption_groups
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.embedding_files import stored_embeddings
-from mmcl.data.mined import LAYOUT, row_fingerprint, write_mined
+from mmcl.data.mining.mined import LAYOUT, row_fingerprint, write_mined
 from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.logs import get_logger
 from mmcl.negatives.mining import TILE, Mined, MiningRules, mine

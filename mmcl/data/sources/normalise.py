@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmcl.batch import SkippedRow
-from mmcl.data.cells import as_lists, as_text
-from mmcl.data.columns import resolve_columns, take_column
 from mmcl.data.dataset import SCHEMA, ImageTextDataset
-from mmcl.data.images import FileImages, images_from_column
-from mmcl.data.rows import RawRows
+from mmcl.data.images.column import images_from_column
+from mmcl.data.images.files import FileImages
+from mmcl.data.sources.cells import as_lists, as_text
+from mmcl.data.sources.columns import resolve_columns, take_column
+from mmcl.data.sources.rows import RawRows
 from mmcl.data.splits import canonical_split
 from mmcl.errors import DataError
 from mmcl.logs import get_logger

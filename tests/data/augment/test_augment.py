@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from mmcl.config import AugmentSection, CaptionsSection
-from mmcl.data.augment import ImageAugmentation, possible_captions, row_seed, row_seeds, sample_captions
+from mmcl.data.augment.captions import possible_captions, sample_captions
+from mmcl.data.augment.images import ImageAugmentation
+from mmcl.data.augment.seeds import row_seed, row_seeds
 from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.shapes import load_shapes
 from mmcl.models.preprocessing import ImagePreprocessing

@@ -1,0 +1,1 @@
+"""Random changes to training images and captions, each drawn from the row's own seed."""

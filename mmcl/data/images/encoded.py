@@ -1,0 +1,43 @@
+"""What the stores of encoded images share: one way from bytes to pixels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from mmcl.data.dataset import ImageStore
+from mmcl.data.images.decoding import decode_image
+
+
+class EncodedImages(ABC):
+    """Images kept as files are: JPEG, PNG, WebP ...; decoded one by one when they are read.
+
+    Stores hold their paths and offsets as arrow or NumPy arrays, so that millions of rows cost no Python objects, and
+    can be pickled or inherited through fork by loader workers.
+    """
+
+    @abstractmethod
+    def encoded(self, row: int) -> bytes:
+        """The encoded image, as it is kept. Raises DataError when it is missing."""
+
+    @abstractmethod
+    def describe(self, row: int) -> str:
+        """The file (and member or row) that image ``row`` comes from, for messages."""
+
+    def read(self, row: int) -> Tensor:
+        """Image ``row``, upright RGB, uint8 (3, h, w). Raises DataError when it is missing or no image."""
+        return decode_image(self.encoded(row), source=self.describe(row))
+
+
+def encoded_image(images: ImageStore, row: int) -> bytes:
+    """Image ``row`` as the store keeps it; as PNG, which loses nothing, where it keeps pixels.
+
+    Raises:
+        DataError: the image is missing, or is no image.
+    """
+    if isinstance(images, EncodedImages):
+        return images.encoded(row)
+    from torchvision.io import encode_png
+
+    return encode_png(images.read(row)).numpy().tobytes()

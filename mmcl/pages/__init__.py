@@ -1,0 +1,1 @@
+"""HTML pages that need nothing beside them: headings, tables, pictures and drawings."""
