@@ -10,6 +10,7 @@ from typing import Any
 
 _HOMES = {
     "load": "mmcl.data.sources.loading",
+    "load_all": "mmcl.data.sources.loading",
     "available_splits": "mmcl.data.sources.loading",
     "parse_reference": "mmcl.data.sources.loading",
     "ImageTextDataset": "mmcl.data.dataset",
@@ -25,6 +26,7 @@ __all__ = [
     "available_splits",
     "decode_image",
     "load",
+    "load_all",
     "load_vectors",
     "parse_reference",
     "to_image_tensor",

@@ -102,6 +102,32 @@ def load(
     return normalise(source.rows(chosen), name=name, columns=columns)
 
 
+def load_all(
+    data: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    images: str | Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str | None, ImageTextDataset]:
+    """Every split of a data set, train, validation and test first; or the one that ``DATA:SPLIT`` names.
+
+    Args:
+        data, columns, images, progress: as ``load`` takes them.
+
+    Returns:
+        Split -> its rows; None is the key where the data have no splits.
+
+    Raises:
+        DataError, ConfigError: as ``load``.
+    """
+    reference = parse_reference(data)
+    splits = [reference.split] if reference.split else available_splits(data, columns=columns, images=images)
+    arguments = {"columns": columns, "images": images, "progress": progress}
+    if not splits:
+        return {None: load(data, **arguments)}
+    return {canonical_split(split): load(reference.base, split=split, **arguments) for split in splits}
+
+
 def available_splits(
     data: str | Path, *, columns: Mapping[str, str] | None = None, images: str | Path | None = None
 ) -> list[str]:
