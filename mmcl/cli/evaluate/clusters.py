@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl.cli.console import check_json_file, make_console, watch_embedding
+from mmcl.cli.console import check_json_file
 from mmcl.cli.evaluate.options import (
     BatchSize,
     Cache,
@@ -17,8 +17,8 @@ from mmcl.cli.evaluate.options import (
     Json,
     Model,
     Precision,
+    judge,
     open_both,
-    report,
 )
 
 
@@ -59,6 +59,4 @@ def clusters(
         modality=modality,
         seeds=seeds,
     )
-    with watch_embedding(embedder, make_console()):
-        metrics = evaluator(embedder)
-    report(metrics, title=f"{model} on {dataset.name}", json_file=json_file)
+    judge(evaluator, embedder, title=f"{model} on {dataset.name}", json_file=json_file)

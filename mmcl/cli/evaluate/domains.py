@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl.cli.console import check_json_file, make_console, watch_embedding
+from mmcl.cli.console import check_json_file
 from mmcl.cli.evaluate.fitting import Train, open_fitted
 from mmcl.cli.evaluate.options import (
     BatchSize,
@@ -18,8 +18,8 @@ from mmcl.cli.evaluate.options import (
     Json,
     Model,
     Precision,
+    judge,
     open_both,
-    report,
 )
 
 
@@ -52,6 +52,4 @@ def domains(
     from mmcl.evaluation import DomainShiftEvaluator
 
     evaluator = DomainShiftEvaluator(dataset, **fitted, batch_size=batch_size, source=source)
-    with watch_embedding(embedder, make_console()):
-        metrics = evaluator(embedder)
-    report(metrics, title=f"{model} on {dataset.name}", json_file=json_file)
+    judge(evaluator, embedder, title=f"{model} on {dataset.name}", json_file=json_file)

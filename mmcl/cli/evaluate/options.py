@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmcl.cli.console import make_console, write_json
+from mmcl.cli.console import make_console, watch_embedding, write_json
 
 if TYPE_CHECKING:
     from mmcl.data.dataset import ImageTextDataset
     from mmcl.embedder import CachedEmbedder
+    from mmcl.evaluation import Evaluator
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Run folder, Hub id, open_clip:ARCH/PRETRAINED, vectors:FILE ...")
@@ -98,3 +99,10 @@ def report(metrics: dict[str, Any], *, title: str, json_file: Path | None) -> No
 
     make_console().print(render_table(metrics, title=title))
     write_json(json_file, metrics)
+
+
+def judge(evaluator: Evaluator, embedder: CachedEmbedder, *, title: str, json_file: Path | None) -> None:
+    """Run one evaluator with a progress bar, and report what it finds."""
+    with watch_embedding(embedder, make_console()):
+        metrics = evaluator(embedder)
+    report(metrics, title=title, json_file=json_file)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl.cli.console import check_json_file, make_console, watch_embedding
+from mmcl.cli.console import check_json_file
 from mmcl.cli.evaluate.fitting import Train, Validation, open_fitted, read_numbers
 from mmcl.cli.evaluate.options import (
     BatchSize,
@@ -18,8 +18,8 @@ from mmcl.cli.evaluate.options import (
     Json,
     Model,
     Precision,
+    judge,
     open_both,
-    report,
 )
 
 
@@ -55,6 +55,4 @@ def probe(
     from mmcl.evaluation import LinearProbeEvaluator
 
     evaluator = LinearProbeEvaluator(dataset, **fitted, batch_size=batch_size, shots=numbers, seeds=seeds)
-    with watch_embedding(embedder, make_console()):
-        metrics = evaluator(embedder)
-    report(metrics, title=f"{model} on {dataset.name}", json_file=json_file)
+    judge(evaluator, embedder, title=f"{model} on {dataset.name}", json_file=json_file)
