@@ -42,7 +42,7 @@ def test_it_holds_code_recipes_cards_and_licence(wheel: Path, checkout: Path) ->
         "mmcl/py.typed": checkout / "mmcl" / "py.typed",
     }
     assert sum(name.endswith(".yaml") for name in wanted) == 8
-    assert "mmcl/evaluation/report/page.html" in wanted
+    assert "mmcl/pages/page.html" in wanted
     assert {name: held.get(name) for name in wanted} == {name: path.read_bytes() for name, path in wanted.items()}
     about = [name for name in held if name not in wanted]
     assert all(name.split("/")[0].endswith(".dist-info") for name in about), about  # no tests, no caches

@@ -18,6 +18,7 @@ from mmcl.config import EvaluateSection, Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
 from mmcl.data.caption_groups import twin_ids
 from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.mixing import sources_of
 from mmcl.data.training_splits import Splits, load_splits
 from mmcl.embedder import DualEncoderEmbedder, embed_images, load
 from mmcl.errors import ConfigError, MmclError
@@ -36,6 +37,7 @@ from mmcl.models.saving import from_pretrained, save_pretrained
 from mmcl.negatives.balanced import BalancedBatches
 from mmcl.negatives.clusters import ClusterBatches, cluster_embeddings, default_clusters
 from mmcl.negatives.hardness import HardnessSchedule
+from mmcl.negatives.mixtures import MixtureBatches
 from mmcl.negatives.samplers import RandomBatches
 from mmcl.negatives.unique_groups import UniqueGroupBatches
 from mmcl.objectives.image_text import ImageTextObjective
@@ -143,11 +145,30 @@ def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
     return model
 
 
-def _random_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> RandomBatches:
+def _random_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> Batches:
+    if train.mixture is not None and not train.mixture.is_plain:
+        return _mixture_batches(recipe, train)
     lengths = None
     if recipe.data.bucket_by_length:
         lengths = model.text.tower.preprocessing.lengths([texts[0] for texts in train.column("texts")])
     return RandomBatches(len(train), recipe.train.batch_size, seed=recipe.run.seed, lengths=lengths)
+
+
+def _mixture_batches(recipe: Recipe, train: ImageTextDataset) -> MixtureBatches:
+    if recipe.data.bucket_by_length:
+        raise ConfigError(
+            f"{recipe.data.path} mixes its sources by weights or one a batch, which data.bucket_by_length would undo; "
+            f"leave one of them out"
+        )
+    ids, names, weights = sources_of(train, train.mixture)
+    size, mixing = recipe.train.batch_size, train.mixture.mixing
+    batches = MixtureBatches(ids, weights, size, seed=recipe.run.seed, mixing=mixing, names=names)
+    rows = np.bincount(ids)
+    shown = ", ".join(
+        f"{name} {part} of {total} rows" for name, part, total in zip(names, batches.rows_per_epoch, rows)
+    )
+    log.info("%s: an epoch takes %s (%s batches)", train.name, shown, mixing)
+    return batches
 
 
 def _unique_group_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> UniqueGroupBatches:
@@ -202,6 +223,11 @@ BATCHES: dict[str, Callable[[Recipe, ImageTextDataset, DualEncoder], Batches]] =
 
 
 def _build_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> Batches:
+    if recipe.batches.name != "random" and train.mixture is not None and not train.mixture.is_plain:
+        raise ConfigError(
+            f"{recipe.data.path} mixes its sources by weights or one a batch, which batches.name={recipe.batches.name} "
+            f"would undo; take weight and mixing out of the file, or batches.name=random"
+        )
     return BATCHES[recipe.batches.name](recipe, train, model)
 
 

@@ -1,6 +1,14 @@
 """The recipe: one YAML file as typed, strict, frozen models. Every default stands here, once."""
 
-from mmcl.config.data_sections import AugmentSection, CaptionsSection, ColumnsSection, DataSection, SplitSection
+from mmcl.config.augment_sections import (
+    AUGMENT_PRESETS,
+    AugmentSection,
+    CaptionsSection,
+    LocalCropsSection,
+    RandAugmentSection,
+    SecondViewSection,
+)
+from mmcl.config.data_sections import ColumnsSection, DataSection, SplitSection
 from mmcl.config.keys import describe_keys, known_keys, nearest_key
 from mmcl.config.loss_sections import (
     LOSS_OPTIONS,
@@ -34,6 +42,7 @@ from mmcl.config.train_sections import (
 )
 
 __all__ = [
+    "AUGMENT_PRESETS",
     "LOSSES_WITH_NEGATIVES",
     "LOSS_OPTIONS",
     "SIGLIP_START",
@@ -48,13 +57,16 @@ __all__ = [
     "EvaluateSection",
     "FeatureCacheSection",
     "HeadSection",
+    "LocalCropsSection",
     "LossSection",
     "ModelSection",
     "NegativesSection",
     "OptimizerSection",
+    "RandAugmentSection",
     "Recipe",
     "RunSection",
     "ScheduleSection",
+    "SecondViewSection",
     "Section",
     "SplitSection",
     "TowerSection",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from mmcl.config.augment_sections import AugmentSection, CaptionsSection
 from mmcl.config.section import Section
 
 
@@ -31,36 +32,6 @@ class SplitSection(Section):
     train: str = Field("train", description="split to train on")
     validation: str | None = Field("validation", description="split judged during training; null: none")
     test: str | None = Field("test", description="split judged once, with the best model; null: none")
-
-
-class AugmentSection(Section):
-    """Random changes to training images (torchvision v2); all off by default. Captions: see ``data.captions``."""
-
-    crop_scale: tuple[float, float] | None = Field(
-        None, strict=False, description="share of the image's area a random resized crop keeps, such as [0.5, 1.0]"
-    )
-    crop_ratio: tuple[float, float] = Field(
-        (0.75, 1.3333333), strict=False, description="narrowest and widest crop, as width / height"
-    )
-    flip: float = Field(0.0, ge=0, le=1, description="probability of a horizontal flip")
-    color_jitter: float = Field(0.0, ge=0, le=1, description="strength (SimCLR's s, arXiv:2002.05709 app. A)")
-    color_jitter_probability: float = Field(0.8, ge=0, le=1, description="probability of colour jitter, where it is on")
-    grayscale: float = Field(0.0, ge=0, le=1, description="probability of dropping colour")
-    blur: float = Field(0.0, ge=0, le=1, description="probability of a Gaussian blur")
-    erase: float = Field(0.0, ge=0, le=1, description="probability of erasing a rectangle (arXiv:1708.04896)")
-
-    @property
-    def active(self) -> bool:
-        """Whether any augmentation is on."""
-        chances = (self.flip, self.color_jitter, self.grayscale, self.blur, self.erase)
-        return self.crop_scale is not None or any(chance > 0 for chance in chances)
-
-
-class CaptionsSection(Section):
-    """Which of a row's captions a step uses, and what is appended to it."""
-
-    sample: Literal["random", "first"] = Field("random", description="which of several captions a step uses")
-    tags_probability: float = Field(0.0, ge=0, le=1, description="chance that the row's tags are appended")
 
 
 class DataSection(Section):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
-import pyarrow as pa
+import numpy as np
 import torch
 from torch import Tensor
 
 from mmcl.batch import Batch, HardNegatives, SkippedRow
 from mmcl.config import CaptionsSection
-from mmcl.data.augment.captions import sample_captions
+from mmcl.data.augment.captions import CaptionSampler
 from mmcl.data.augment.images import ImageAugmentation
 from mmcl.data.augment.seeds import row_seeds
+from mmcl.data.augment.tokens import TokenDropout
 from mmcl.data.dataset import ImageStore, ImageTextDataset
+from mmcl.data.images.decoding import largest_reduction
 from mmcl.data.mining.hard_negatives import HardNegativeChoice
 from mmcl.errors import DataError
 
@@ -33,33 +35,73 @@ class ImagePixels:
 
     Args:
         dataset: where the images are.
-        preprocessing: the tower's: ``resize_pixels`` and ``normalize``.
+        preprocessing: the tower's: ``resize_pixels`` and ``normalize``, ``size`` and ``resize_to``.
         augmentation: random changes, or None.
+        decode: ``"exact"``, or ``"scaled"``: a JPEG is decoded at half, a quarter or an eighth of its size where what
+            is kept of it still has the tower's size. Quicker; the pixels differ a little (about 2 of 255 on average).
     """
 
     def __init__(
-        self, dataset: ImageTextDataset, preprocessing: object, augmentation: ImageAugmentation | None = None
+        self,
+        dataset: ImageTextDataset,
+        preprocessing: Any,
+        augmentation: ImageAugmentation | None = None,
+        *,
+        decode: Literal["exact", "scaled"] = "exact",
     ) -> None:
-        self.images, self.preprocessing, self.augmentation = dataset.images, preprocessing, augmentation
+        self.images, self.preprocessing, self.augmentation, self.decode = (
+            dataset.images,
+            preprocessing,
+            augmentation,
+            decode,
+        )
 
     def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> tuple[dict[str, Tensor], list[SkippedRow]]:
         """Rows and their seeds -> ``pixel_values`` (b, 3, h, w) of those that can be read, and those that cannot."""
         if self.augmentation is None and hasattr(self.images, "read_many"):
             return {"pixel_values": self.preprocessing.normalize(self._resize(self.images.read_many(rows)))}, []
+        read = self._read_reduced if self.decode == "scaled" and hasattr(self.images, "read_reduced") else self._read
         pixels, skipped = [], []
         for row, seed in zip(rows, seeds):
             try:
-                image = self.images.read(row)
+                pixels.append(read(row, seed))
             except DataError as error:
                 skipped.append(skipped_image(self.images, row, error))
-                continue
-            pixels.append(self._resize(image) if self.augmentation is None else self.augmentation(image, seed=seed))
         if not pixels:
             return {}, skipped
         return {"pixel_values": self.preprocessing.normalize(torch.stack(pixels))}, skipped
 
+    def _read(self, row: int, seed: int) -> Tensor:
+        image = self.images.read(row)
+        return self._resize(image) if self.augmentation is None else self.augmentation(image, seed=seed)
+
+    def _read_reduced(self, row: int, seed: int) -> Tensor:
+        """The same from an image that is decoded no larger than what is kept of it needs."""
+        augmentation, box = self.augmentation, None
+
+        def reduction(height: int, width: int) -> int:
+            nonlocal box
+            box = None if augmentation is None else augmentation.draw_crop(height, width, seed)
+            if box is None:
+                return largest_reduction(height, width, at_least=_resized(self.preprocessing))
+            return largest_reduction(box.height, box.width, at_least=augmentation.size)
+
+        image, full = self.images.read_reduced(row, reduction)
+        if augmentation is None:
+            return self._resize(image)
+        # Only a JPEG asks for its reduction; another image draws its crop when it is augmented.
+        crop = None if box is None else box.on(full, (image.shape[1], image.shape[2]))
+        return augmentation(image, seed=seed, crop=crop)
+
     def _resize(self, images: Tensor) -> Tensor:
         return self.preprocessing.resize_pixels(images)
+
+
+def _resized(preprocessing: Any) -> tuple[int, int]:
+    """Height and width that an image must have, so that the tower's own resize enlarges nothing."""
+    to = preprocessing.resize_to
+    to = (to, to) if isinstance(to, int) else to
+    return max(to[0], preprocessing.size[0]), max(to[1], preprocessing.size[1])
 
 
 def skipped_image(images: ImageStore, row: int, error: DataError) -> SkippedRow:
@@ -94,6 +136,7 @@ class BatchReader(torch.utils.data.Dataset):
     ) -> None:
         self.dataset, self.image, self.text, self.captions, self.seed = dataset, image, text, captions, seed
         self.negatives = negatives
+        self._sampler = CaptionSampler(dataset, captions)
         self.group_ids = dataset.group_ids()
         self.epoch = 0
 
@@ -123,7 +166,7 @@ class BatchReader(torch.utils.data.Dataset):
             kept = [(row, seed) for row, seed in zip(rows, seeds) if row not in dropped]
             rows, seeds = [row for row, _ in kept], [seed for _, seed in kept]
         index = torch.tensor(rows, dtype=torch.int64)
-        text = self.text(self.sampled_captions(rows, seeds)) if len(rows) else {}
+        text = self._text_inputs(self.sampled_captions(rows, seeds), seeds) if len(rows) else {}
         negative_image, also_skipped = self._negative_images(rows, seeds)
         return Batch(
             image=image,
@@ -135,12 +178,18 @@ class BatchReader(torch.utils.data.Dataset):
             negative_image=negative_image,
         )
 
+    def _text_inputs(self, captions: Sequence[str], seeds: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
+        return self.text(captions, seeds=seeds) if isinstance(self.text, TokenDropout) else self.text(captions)
+
     def _negative_captions(self, rows: Sequence[int], seeds: Sequence[int]) -> HardNegatives | None:
         drawn = None if self.negatives is None else self.negatives.captions(rows, seeds)
         if drawn is None:
             return None
         owners, groups = torch.from_numpy(drawn.owners), torch.from_numpy(drawn.group_ids)
-        return HardNegatives(self.text(drawn.texts), owners, groups)
+        # Which of its row's captions each is: by its row and this alone it loses tokens, whatever else is in the batch.
+        place = np.arange(len(drawn.owners)) - np.searchsorted(drawn.owners, drawn.owners)
+        own = row_seeds(0, 0, np.asarray(seeds, dtype=np.uint64)[drawn.owners] + place.astype(np.uint64))
+        return HardNegatives(self._text_inputs(drawn.texts, own), owners, groups)
 
     def _negative_images(
         self, rows: Sequence[int], seeds: Sequence[int]
@@ -168,9 +217,4 @@ class BatchReader(torch.utils.data.Dataset):
 
     def sampled_captions(self, rows: Sequence[int], seeds: Sequence[int]) -> list[str]:
         """The caption that each row brings under its seed."""
-        index, table = pa.array(rows, pa.int64()), self.dataset.table
-        texts = table["texts"].take(index).to_pylist()
-        tags: list[list[str] | None] = [None] * len(texts)
-        if self.captions.tags_probability > 0 and "tags" in table.column_names:
-            tags = table["tags"].take(index).to_pylist()
-        return sample_captions(texts, tags, self.captions, seeds=seeds)
+        return self._sampler(rows, seeds)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmcl.batch import SkippedRow
+from mmcl.data.mixing import Mixture
 from mmcl.errors import DataError
 
 # The columns mmcl gives a meaning to; any other column is kept as it came.
@@ -60,18 +61,28 @@ class ImageTextDataset:
             at least one non-empty caption (readers drop other rows and list them in ``skipped``).
         name: the data set as a person would name it, such as ``"data/emoji:test"``; used in messages and results.
         skipped: rows that the reader dropped.
+        mixture: how the sources of the rows are drawn from, where they come from several; None otherwise.
 
     Raises:
         DataError: images and table differ in length.
     """
 
-    def __init__(self, images: ImageStore, table: pa.Table, *, name: str, skipped: Sequence[SkippedRow] = ()) -> None:
+    def __init__(
+        self,
+        images: ImageStore,
+        table: pa.Table,
+        *,
+        name: str,
+        skipped: Sequence[SkippedRow] = (),
+        mixture: Mixture | None = None,
+    ) -> None:
         if len(images) != table.num_rows:
             raise DataError(f"{name}: {len(images)} images against {table.num_rows} rows; each row needs one image")
         self.images = images
         self.table = table.combine_chunks()
         self.name = name
         self.skipped = list(skipped)
+        self.mixture = mixture
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -134,7 +145,8 @@ class ImageTextDataset:
             place = table.column_names.index("negative_rows")
             renumbered = _renumber(table["negative_rows"].combine_chunks(), index, len(self))
             table = table.set_column(place, "negative_rows", renumbered)
-        return ImageTextDataset(self.images.select(index), table, name=name or self.name, skipped=self.skipped)
+        images, name = self.images.select(index), name or self.name
+        return ImageTextDataset(images, table, name=name, skipped=self.skipped, mixture=self.mixture)
 
     def fingerprint(self) -> str:
         """A short hash of the images and captions: what caches of features are keyed by."""

@@ -9,8 +9,11 @@ import numpy as np
 
 from mmcl.config import Recipe
 from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.leaks import count_leaks
 from mmcl.data.mining.mined import join_mined
-from mmcl.data.sources.loading import available_splits, load
+from mmcl.data.sources.loading import load_split, open_data, parse_reference
+from mmcl.data.splits import canonical_splits
+from mmcl.data.splitting import LARGEST_UNIT, find_units, warn_of_large_units
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 
@@ -27,18 +30,38 @@ class Splits:
 
 
 def _hold_out(dataset: ImageTextDataset, share: float, seed: int) -> tuple[ImageTextDataset, ImageTextDataset]:
-    """Whole groups for validation, the rest for training."""
-    groups = dataset.group_ids().numpy()
-    number = int(groups.max()) + 1
+    """Whole groups for validation, with all that share a caption or an image file with them; the rest for training."""
+    units = find_units(dataset)
+    sizes = units.sizes()
+    number = len(sizes)
     if number < 3:
         raise DataError(
             f"{dataset.name}: {number} group(s) are too few to hold some out; set data.split.validation=null"
         )
-    held = np.random.default_rng([seed, 1]).permutation(number)[: max(1, round(share * number))]
-    inside = np.isin(groups, held)
+    warn_of_large_units(dataset, units)
+    order = np.random.default_rng([seed, 1]).permutation(number)
+    # A caption that half of the rows have would take them all along.
+    small = order[sizes[order] <= max(1, LARGEST_UNIT * len(dataset))]
+    held = (small if len(small) else order)[: max(1, round(share * number))]
+    inside = np.isin(units.of_row, held)
     name = dataset.name
     validation = dataset.select(np.flatnonzero(inside), name=f"{name}:held out")
     return dataset.select(np.flatnonzero(~inside), name=f"{name}:rest"), validation
+
+
+def _warn_of_leaks(splits: Splits) -> None:
+    judged = [*([splits.validation] if splits.validation is not None else []), *splits.test.values()]
+    told = []
+    for dataset in judged:
+        counts = count_leaks(splits.train, dataset)
+        if counts["either"]:
+            share = 100 * counts["either"] / len(dataset)
+            told.append(
+                f"{counts['either']} of {len(dataset)} rows of {dataset.name} ({share:.1f} %; by caption "
+                f"{counts['captions']}, by group {counts['groups']})"
+            )
+    if told:
+        log.warning("captions or groups of the training split are judged on too: %s", "; ".join(told))
 
 
 def _sample(dataset: ImageTextDataset, most: int | None, seed: int) -> ImageTextDataset:
@@ -53,17 +76,20 @@ def load_splits(recipe: Recipe, *, progress: Callable[[str, int, int], None] | N
     """Load the splits that a recipe names.
 
     Mined negatives (``data.negatives``) join the training split. Data without a validation split lend
-    ``data.holdout_share`` of their training groups; without a test split there is no final judgement on one. Both are
-    logged.
+    ``data.holdout_share`` of their training groups, with the rows that share a caption with them; without a test split
+    there is no final judgement on one. Both are logged, and so are captions and groups that are judged on and trained
+    on.
 
     Raises:
         DataError: no such data, or no training split; or negatives that were mined for other rows.
     """
     section = recipe.data
-    columns = {key: value for key, value in section.columns.model_dump().items() if value is not None}
+    columns = section.columns.model_dump(exclude_none=True)
+    base = parse_reference(section.path).base
+    opened = open_data(base, columns=columns, images=section.images, progress=progress)
 
     def read(split: str | None, *, negatives: str | None = None) -> ImageTextDataset:
-        dataset = load(section.path, split=split, columns=columns, images=section.images, progress=progress)
+        dataset = load_split(opened, section.path, split)
         if negatives is not None:
             dataset = join_mined(dataset, negatives)  # before rows are drawn: they were mined for all of them
         return _sample(dataset, section.max_rows, recipe.run.seed)
@@ -74,7 +100,7 @@ def load_splits(recipe: Recipe, *, progress: Callable[[str, int, int], None] | N
             "data.negatives is given, but no step takes any of them: negatives.captions_per_row and "
             "negatives.images_per_row are 0"
         )
-    there = available_splits(section.path, columns=columns, images=section.images)
+    there = canonical_splits(opened.splits())
     train = read(section.split.train if there else None, negatives=section.negatives)
     wanted, validation = section.split.validation, None
     if wanted is not None and wanted in there:
@@ -95,4 +121,6 @@ def load_splits(recipe: Recipe, *, progress: Callable[[str, int, int], None] | N
             log.warning("%s has no split %r: it is not judged at the end", section.path, name)
     if validation is not None:
         validation = _sample(validation, recipe.evaluate.max_rows, recipe.run.seed)
-    return Splits(train, validation, test)
+    splits = Splits(train, validation, test)
+    _warn_of_leaks(splits)
+    return splits

@@ -73,7 +73,8 @@ class ImagePreprocessing:
         """uint8 (b, 3, H, W) to float32 pixels with the tower's mean and standard deviation."""
         scale = torch.tensor([255.0 * s for s in self.std]).view(3, 1, 1)
         shift = torch.tensor([255.0 * m for m in self.mean]).view(3, 1, 1)
-        return (images.to(torch.float32) - shift) / scale
+        # One array, changed in place: what this costs is new memory.
+        return images.to(torch.float32, copy=True).sub_(shift).div_(scale)
 
     def __call__(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
         """Decoded images, uint8 (3, h, w) each, to the tower's ``pixel_values`` (b, 3, H, W) float32."""

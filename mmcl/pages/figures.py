@@ -1,11 +1,12 @@
-"""Curves as SVG: reliability, ROC and the like, drawn by matplotlib (extra ``report``)."""
+"""Curves and bars as SVG: reliability, ROC, histograms, drawn by matplotlib (extra ``report``)."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mmcl.errors import require
+from mmcl.errors import ShapeError, require
 
 Points = tuple[Sequence[float], Sequence[float]]
 
@@ -51,6 +52,43 @@ def draw_lines(
         axes.set_ylim(*y_range)
     if len(lines) > 1:
         axes.legend(fontsize="small", frameon=False)
+    return _svg(figure, axes)
+
+
+def draw_bars(names: Sequence[str], bars: Mapping[str, Sequence[float]], *, x_label: str, y_label: str) -> str:
+    """Bars side by side over the same names: a histogram of each of some series.
+
+    Args:
+        names: under the groups of bars, from left to right.
+        bars: series -> the height over each name.
+        x_label, y_label: of the axes.
+
+    Returns:
+        SVG source, without the XML head, fit for a page.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        ShapeError: a series has more or fewer heights than there are names.
+    """
+    for series, heights in bars.items():
+        if len(heights) != len(names):
+            raise ShapeError(f"bars[{series!r}] has {len(heights)} heights for {len(names)} names; give one for each")
+    figure = require("matplotlib.figure", extra="report").Figure(figsize=(4.6, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / max(1, len(bars))
+    for place, (series, heights) in enumerate(bars.items()):
+        middle = (place - (len(bars) - 1) / 2) * width
+        axes.bar([at + middle for at in range(len(names))], heights, width=width, label=series)
+    crowded = sum(map(len, names)) > 40
+    axes.set_xticks(range(len(names)), names, rotation=45 if crowded else 0, ha="right" if crowded else "center")
+    axes.tick_params(axis="x", labelsize="small")
+    axes.set(xlabel=x_label, ylabel=y_label)
+    if len(bars) > 1:
+        axes.legend(fontsize="small", frameon=False)
+    return _svg(figure, axes)
+
+
+def _svg(figure: Any, axes: Any) -> str:
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -75,6 +75,10 @@ class Page:
         shown = [_shown(item) for item in items]
         self._blocks.append({"kind": "card", "query": _shown(query), "answers": shown, "text": note})
 
+    def grid(self, items: Sequence[Item]) -> None:
+        """Pictures side by side, each over its text."""
+        self._blocks.append({"kind": "grid", "answers": [_shown(item) for item in items]})
+
     def html(self) -> str:
         """The page's source; texts are escaped."""
         from jinja2 import Environment

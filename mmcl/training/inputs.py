@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from mmcl.config import Recipe
-from mmcl.data.augment.captions import possible_captions
+from mmcl.data.augment.captions import CaptionSampler, random_keys
 from mmcl.data.augment.images import ImageAugmentation
 from mmcl.data.augment.seeds import row_seed
+from mmcl.data.augment.tokens import TokenDropout
 from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.hard_negatives import HardNegativeChoice
@@ -73,11 +73,19 @@ class TrainingInputs:
         return self._cache.images(encoder, self._train, views=views, shared=True)
 
     def _text(self) -> Any:
-        encoder, train = self._model.text, self._train
-        if self._cache is None or not encoder.has_fixed_features:
-            return encoder.tower.preprocessing
+        encoder, section = self._model.text, self._recipe.data.captions
+        keys = random_keys(section)
+        if self._cache is None or not encoder.has_fixed_features or keys:
+            if self._cache is not None and encoder.has_fixed_features:
+                log.warning(
+                    "the text tower is frozen, but its features cannot be kept: %s vary captions without end; it runs "
+                    "at every step",
+                    ", ".join(keys),
+                )
+            preprocessing = encoder.tower.preprocessing
+            if not section.token_dropout:
+                return preprocessing
+            return TokenDropout(preprocessing, section.token_dropout, by=section.token_dropout_by)
         captions = set(self._negatives.possible_captions())
-        tags = train.column("tags") if "tags" in train.table.column_names else itertools.repeat(None)
-        for texts, row_tags in zip(train.column("texts"), tags):
-            captions.update(possible_captions(texts, row_tags, self._recipe.data.captions))
+        captions.update(CaptionSampler(self._train, section).possible_captions())
         return self._cache.texts(encoder, captions, shared=True)

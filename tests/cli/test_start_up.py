@@ -25,6 +25,7 @@ COMMANDS = (
     ("eval", "languages"),
     ("eval", "compare"),
     ("eval", "forgetting"),
+    ("data", "augment"),
     ("data", "mine"),
     ("recipes",),
     ("recipes", "show"),

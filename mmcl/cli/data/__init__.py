@@ -2,7 +2,12 @@
 
 import typer
 
+from mmcl.cli.data.augment import augment
+from mmcl.cli.data.card import card
+from mmcl.cli.data.convert import convert
+from mmcl.cli.data.inspecting import inspect
 from mmcl.cli.data.mine import mine
+from mmcl.cli.data.split import split
 
 app = typer.Typer(help="Look at data, mend them, and prepare them for training.", no_args_is_help=True)
 
@@ -12,5 +17,5 @@ def _data() -> None:
     """Look at data, mend them, and prepare them for training."""
 
 
-for _command in (mine,):
+for _command in (augment, convert, inspect, card, mine, split):
     app.command(no_args_is_help=True)(_command)

@@ -37,6 +37,16 @@ Images = Annotated[Path | None, typer.Option("--images", help="Folder that a tab
 def open_data(data: str, *, columns: list[str] | None, images: Path | None) -> ImageTextDataset:
     """The data set that DATA, ``--column`` and ``--images`` name."""
     from mmcl import data as sources
+
+    return sources.load(data, columns=renamed_columns(columns), images=images)
+
+
+def renamed_columns(columns: list[str] | None) -> dict[str, str]:
+    """``--column text=title`` as {"text": "title"}.
+
+    Raises:
+        ConfigError: one without ``=``.
+    """
     from mmcl.errors import ConfigError
 
     renamed = {}
@@ -45,7 +55,7 @@ def open_data(data: str, *, columns: list[str] | None, images: Path | None) -> I
         if not sign:
             raise ConfigError(f"--column {pair!r}: want NAME=YOURS, such as text=title")
         renamed[name] = yours
-    return sources.load(data, columns=renamed, images=images)
+    return renamed
 
 
 def open_both(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor
 
 from mmcl.data.dataset import ImageStore
-from mmcl.data.images.decoding import decode_image
+from mmcl.data.images.decoding import decode_image, decode_reduced
 
 
 class EncodedImages(ABC):
@@ -28,6 +29,15 @@ class EncodedImages(ABC):
     def read(self, row: int) -> Tensor:
         """Image ``row``, upright RGB, uint8 (3, h, w). Raises DataError when it is missing or no image."""
         return decode_image(self.encoded(row), source=self.describe(row))
+
+    def read_reduced(self, row: int, reduction: Callable[[int, int], int]) -> tuple[Tensor, tuple[int, int]]:
+        """Image ``row``, a JPEG perhaps at a part of its size, and the height and width of the whole.
+
+        Args:
+            row: its number.
+            reduction: see ``mmcl.data.images.decoding.decode_reduced``.
+        """
+        return decode_reduced(self.encoded(row), source=self.describe(row), reduction=reduction)
 
 
 def encoded_image(images: ImageStore, row: int) -> bytes:

@@ -53,7 +53,8 @@ class TarImages(EncodedImages):
         return data
 
     def _read_bytes(self, shard: int, size: int, offset: int) -> bytes:
-        # pread has no file position, so threads and forked workers may share a descriptor. None is closed while the
+        # pread and not a memory map: as quick in random order, and a shard that shrinks under it is a short read, where
+        # a map kills the process. It has no file position, so threads and forked workers may share a descriptor. None is closed while the
         # store lives (another thread may be reading); past the limit, and on Windows, each read opens its own.
         file = self._files.get(shard)
         if file is None:
@@ -73,6 +74,10 @@ class TarImages(EncodedImages):
         rows = np.asarray(rows, dtype=np.int64)
         names = self.names.take(pa.array(rows))
         return TarImages(self.shards, self.shard[rows], self.offset[rows], self.size[rows], names)
+
+    def blocks(self) -> np.ndarray:
+        """(n,) int64: the shard each image is in. Batches of few shards at a time suit slow disks."""
+        return self.shard.astype(np.int64)
 
     def fingerprint(self) -> str:
         """A hash of the shards' paths, sizes and times and of the members."""

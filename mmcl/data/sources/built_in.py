@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from functools import partial
-from urllib.parse import parse_qsl
 
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.splits import choose_split
-from mmcl.errors import ConfigError
+from mmcl.data.sources.options import check_options, whole_number
+from mmcl.errors import DataError
 
 
-def built_in_splits() -> list[str]:
-    """The splits of ``shapes``."""
-    from mmcl.data.shapes.scenes import SPLITS
-
-    return list(SPLITS)
+def is_built_in(path: str) -> bool:
+    """Whether a reference, without its options, is the built-in data set and no path."""
+    return path == "shapes" and not os.path.exists(path)
 
 
-def load_built_in(
-    base: str, *, split: str | None, progress: Callable[[str, int, int], None] | None = None
-) -> ImageTextDataset:
-    """Draw a split of ``shapes``.
+class OpenedShapes:
+    """``shapes``, drawn split by split when it is asked for.
 
     Args:
-        base: ``shapes``, and behind ``?`` a size for any split, ``seed`` and ``image_size``.
-        split: which split to draw.
+        name: the whole reference, without its split.
+        options: a size for any split, ``seed`` and ``image_size``.
         progress: told what is drawn, how much of it is done, and of how much.
 
     Raises:
-        ConfigError: an unknown key, or a value that is no whole number.
-        DataError: no such split, or none named.
+        ConfigError: an unknown option, or a value that is no whole number.
     """
-    from mmcl.data.shapes import load_shapes
 
-    values = _parse(base)
-    chosen = choose_split(built_in_splits(), split, data=base)
-    options = {key: values[key] for key in ("seed", "image_size") if key in values}
-    name = f"{base}:{chosen}"
-    tell = None if progress is None else partial(progress, f"drawing {name}")
-    dataset = load_shapes(chosen, size=values.get(chosen), progress=tell, **options)
-    dataset.name = name
-    return dataset
+    def __init__(
+        self, name: str, options: Mapping[str, str], *, progress: Callable[[str, int, int], None] | None = None
+    ) -> None:
+        check_options(name, options, (*self.splits(), "seed", "image_size"))
+        self.name, self._progress = name, progress
+        self._values = {key: whole_number(name, options, key, 0) for key in options}
 
+    def splits(self) -> list[str]:
+        """The splits of ``shapes``."""
+        from mmcl.data.shapes.scenes import SPLITS
 
-def _parse(base: str) -> dict[str, int]:
-    known = (*built_in_splits(), "seed", "image_size")
-    values = {}
-    for key, value in parse_qsl(base.partition("?")[2], keep_blank_values=True):
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{base}: unknown key {key!r}; known are {', '.join(known)}{hint}")
-        if not value.isdecimal():
-            raise ConfigError(f"{base}: {key}={value!r} is no whole number")
-        values[key] = int(value)
-    return values
+        return list(SPLITS)
+
+    def dataset(self, split: str | None) -> ImageTextDataset:
+        """Draw a split.
+
+        Raises:
+            DataError: the split is larger than there are scenes, or its images are too small to show them.
+        """
+        from mmcl.data.shapes import load_shapes
+
+        name = f"{self.name}:{split}"
+        options = {key: self._values[key] for key in ("seed", "image_size") if key in self._values}
+        tell = None if self._progress is None else partial(self._progress, f"drawing {name}")
+        dataset = load_shapes(split, size=self._values.get(split), progress=tell, **options)
+        dataset.name = name
+        return dataset
+
+    def whole(self) -> ImageTextDataset:
+        """Always raises DataError: a group of scenes stands in one split alone, and its captions tell which."""
+        raise DataError(f"{self.name} has splits of its own, which hold different combinations; they stay apart")

@@ -2,103 +2,259 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Sequence
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from mmcl.batch import SkippedRow
+from mmcl.data.images.column import NO_DOWNLOADS
 from mmcl.data.sources.rows import RawRows
+from mmcl.data.sources.text_encoding import drop_undecodable, encoding_by_mark
 from mmcl.errors import DataError
+from mmcl.logs import get_logger
+
+log = get_logger(__name__)
 
 csv.field_size_limit(1 << 30)
+_BLOCK_BYTES = 16 << 20  # a row longer than a block is an error of arrow's reader
+_LARGEST_BLOCK = (1 << 31) - 1
+_SEPARATORS = (",", ";", "\t", "|")
+_IMAGE_NAME = re.compile(r"\S.*\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
+_NUL_REASON = "holds NUL bytes: the file is damaged here"
 
 
-def read_csv(path: Path, *, delimiter: str) -> RawRows:
+@dataclass(frozen=True)
+class _Dialect:
+    """How a file is written."""
+
+    path: Path
+    delimiter: str
+    encoding: str | None  # None: UTF-8
+    header: tuple[str, ...] | None = None  # given where the file has none
+    quotes: bool = True
+
+    def records(self, *, strict: bool = False) -> Iterator[tuple[list[str], int]]:
+        """The records that are not blank, the header included, with the number of the line each ends on."""
+        with open(self.path, newline="", encoding=self.encoding or "utf-8-sig", errors="replace") as file:
+            lines = (line.replace("\0", "") for line in file)
+            quoting = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
+            reader = csv.reader(lines, delimiter=self.delimiter, strict=strict, quoting=quoting)
+            yield from ((row, reader.line_num) for row in reader if row)
+
+
+def read_csv(
+    path: Path,
+    *,
+    delimiter: str,
+    encoding: str | None = None,
+    header: Sequence[str] | None = None,
+    quotes: bool = True,
+) -> RawRows:
     """Read a file with a header line. Every column stays text (``007`` stays ``007``); quoted fields may hold newlines.
 
-    Rows with too many or too few fields, or that are not UTF-8, are skipped.
+    Rows with too many or too few fields, with NUL bytes, or that are not UTF-8, are skipped. A header without the
+    separator that another (``,`` ``;`` tab ``|``) takes apart is read with that one, which is logged.
+
+    Args:
+        path: the file.
+        delimiter: the separator.
+        encoding: how the text is written; by default UTF-8, or what a byte-order mark says.
+        header: the columns' names, where the file has no header line.
+        quotes: whether ``"`` quotes fields; otherwise it is a character like others.
 
     Raises:
         OSError: the file cannot be opened.
-        DataError: no header, a repeated column name, or an unclosed quote.
+        DataError: no header, a repeated column name, a quote that is not closed, or text in another encoding.
     """
-    header = _header(path, delimiter)
-    broken: list[tuple[int, str]] = []
-
-    def skip(row: pcsv.InvalidRow) -> str:
-        broken.append((row.number, f"{row.actual_columns} fields, wanted {row.expected_columns}"))
-        return "skip"
-
-    def read(kind: pa.DataType) -> pa.Table:
-        broken.clear()
-        return pcsv.read_csv(
-            path,
-            read_options=pcsv.ReadOptions(use_threads=False, block_size=16 << 20),  # threads lose the row numbers
-            parse_options=pcsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
-            convert_options=pcsv.ConvertOptions(column_types=dict.fromkeys(header, kind)),
-        )
-
-    try:
-        table = read(pa.string())
-    except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):
-            raise DataError(f"{path}: cannot be read as a table ({error})") from error
-        table = read(pa.binary())
-    records = _Records(path, delimiter)
-    broken_records = [number - 2 for number, _ in broken]  # arrow counts the header as row 1
-    numbers = np.delete(np.arange(len(table) + len(broken)), broken_records)
+    dialect = _Dialect(path, delimiter, encoding or encoding_by_mark(path), tuple(header) if header else None, quotes)
+    names = dialect.header
+    if names is None:
+        dialect, names = _read_header(dialect)
+    broken: list[pcsv.InvalidRow] = []
+    table = _read(dialect, names, broken)
+    table = table.rename_columns([name.strip() for name in names])
+    first = 1 if dialect.header else 2  # arrow counts the header as row 1
+    records, broken_records = _Records(dialect), [row.number - first for row in broken]
     skipped = [
-        SkippedRow(record, place, reason)
-        for record, place, (_, reason) in zip(broken_records, records.locate(broken_records), broken)
+        SkippedRow(record, place, f"{row.actual_columns} fields, wanted {row.expected_columns}")
+        for record, place, row in zip(broken_records, records.locate(broken_records), broken)
     ]
-    if header and pa.types.is_binary(table[0].type):
-        table, numbers, undecoded = _decode(table, numbers)
-        places = records.locate(undecoded)
-        skipped += [SkippedRow(row, place, "not UTF-8") for row, place in zip(undecoded, places)]
+    numbers = np.delete(np.arange(len(table) + len(broken)), broken_records)
+    table, bad = drop_undecodable(path, table, place=lambda row: records.locate([int(numbers[row])])[0])
+    skipped += _skip(records, numbers[bad], "not UTF-8")
+    numbers = numbers[~bad]
+    if dialect.delimiter == "|":  # written with blanks around it, as in flickr30k
+        table = pa.table({name: pc.utf8_trim_whitespace(table[name]) for name in table.column_names})
+    if _any_holds(table, "\n").any() or any("\n" in _text(row) for row in broken):
+        _check_quotes(dialect)
+    nul = _any_holds(table, "\0")
+    if nul.any():
+        skipped += _skip(records, numbers[nul], _NUL_REASON)
+        table, numbers = table.filter(pa.array(~nul)), numbers[~nul]
     return RawRows(table, str(path), records.locate, numbers, skipped)
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = next((row for row in csv.reader(file, delimiter=delimiter) if row), None)
+def _read(dialect: _Dialect, names: Sequence[str], broken: list[pcsv.InvalidRow]) -> pa.Table:
+    """The file's columns as text; as bytes where they are not UTF-8."""
+    kind, block, encoding = pa.string(), _BLOCK_BYTES, dialect.encoding or "utf8"
+    while True:
+        broken.clear()
+        try:
+            table = _read_once(dialect, dict.fromkeys(names, kind), block, encoding, broken)
+            break
+        except UnicodeError as error:
+            raise DataError(f"{dialect.path} is not {encoding} ({error}); name its encoding") from error
+        except pa.ArrowInvalid as error:
+            problem = str(error)
+            if "straddling" in problem and block < os.path.getsize(dialect.path):
+                _check_quotes(dialect)  # where the rest of the file is one row, that is the reason
+                block = min(_LARGEST_BLOCK, block * 8)
+            elif "UTF8" in problem and kind != pa.binary():
+                kind = pa.binary()
+            elif "Expected" in problem and encoding == "utf8":
+                encoding = "latin-1"  # a row with too many fields is not UTF-8 either: arrow cannot hand it over
+            else:
+                raise DataError(f"{dialect.path}: cannot be read as a table ({error})") from error
+    if encoding == "latin-1" and dialect.encoding is None:
+        cells = {name: [cell.encode("latin-1") for cell in table[name].to_pylist()] for name in names}
+        table = pa.table({name: pa.array(values, pa.binary()) for name, values in cells.items()})
+    return table
+
+
+def _read_once(
+    dialect: _Dialect, kinds: dict[str, pa.DataType], block: int, encoding: str, broken: list[pcsv.InvalidRow]
+) -> pa.Table:
+    def skip(row: pcsv.InvalidRow) -> str:
+        broken.append(row)
+        return "skip"
+
+    read = pcsv.ReadOptions(
+        use_threads=False,  # threads lose the row numbers
+        block_size=block,
+        encoding=encoding,
+        column_names=None if dialect.header is None else list(dialect.header),
+    )
+    parse = pcsv.ParseOptions(
+        delimiter=dialect.delimiter,
+        newlines_in_values=dialect.quotes,
+        quote_char='"' if dialect.quotes else False,
+        invalid_row_handler=skip,
+    )
+    convert = pcsv.ConvertOptions(column_types=kinds)
+    with _quiet_about(skip):
+        return pcsv.read_csv(dialect.path, read_options=read, parse_options=parse, convert_options=convert)
+
+
+@contextlib.contextmanager
+def _quiet_about(function: Callable) -> Iterator[None]:
+    """Within it, what is raised on the way to ``function`` is not printed: arrow reports it as an error as well."""
+    hook = sys.unraisablehook
+
+    def filtered(unraisable: Any) -> None:
+        if unraisable.object is not function:
+            hook(unraisable)
+
+    sys.unraisablehook = filtered
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def _read_header(dialect: _Dialect) -> tuple[_Dialect, tuple[str, ...]]:
+    """The dialect with the separator that the header has, and the columns' names."""
+    path = dialect.path
+    try:
+        header = next(dialect.records(), None)
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from error
     if header is None:
         raise DataError(f"{path} is empty; wanted a header line and rows")
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    names = header[0]
+    if len(names) == 1:
+        others = [mark for mark in _SEPARATORS if mark in names[0] and mark != dialect.delimiter]
+        if others:
+            mark = max(others, key=names[0].count)
+            log.warning("%s: its columns are separated by %r, not by %r", path, mark, dialect.delimiter)
+            dialect = _Dialect(path, mark, dialect.encoding, quotes=dialect.quotes)
+            names = next(dialect.records())[0]
+    _check_header(path, [name.strip() for name in names])
+    return dialect, tuple(names)
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    urls = [name for name in names if name.lower().startswith(("http://", "https://"))]
+    if urls:
+        raise DataError(
+            f"{path} has no header line, and lists addresses of images ({urls[0][:100]}): {NO_DOWNLOADS}; img2dataset "
+            f"wants a first line such as caption<TAB>url"
+        )
+    images = [name for name in names if _IMAGE_NAME.match(name)]
+    if images:
+        raise DataError(
+            f"{path} has no header line: its first line names an image ({images[0][:100]}); write the columns' names "
+            f"above it, such as image and text"
+        )
     if repeated:
         raise DataError(f"{path}: the header names {', '.join(map(repr, repeated))} more than once")
-    return header
 
 
-def _decode(table: pa.Table, numbers: np.ndarray) -> tuple[pa.Table, np.ndarray, list[int]]:
-    """Binary columns as text, without the rows that are not UTF-8; and those rows' numbers."""
-    good = np.ones(len(table), dtype=bool)
+def _check_quotes(dialect: _Dialect) -> None:
+    """Refuse a file in which a quote swallows the rows behind it: arrow's reader takes them for one field.
+
+    Raises:
+        DataError: names the line in which the quote opens.
+    """
+    last = 0
+    try:
+        for _, last in dialect.records(strict=True):
+            pass
+    except csv.Error as error:
+        raise DataError(
+            f"{dialect.path}:{last + 1}: a quote opens in this row and is not closed as it must be ({error}); close "
+            f'it, or write it twice ("") where it is a character of the text'
+        ) from error
+
+
+def _any_holds(table: pa.Table, mark: str) -> np.ndarray:
+    found = np.zeros(len(table), dtype=bool)
     for column in table.columns:
-        for row, cell in enumerate(column.to_pylist()):
-            try:
-                cell.decode("utf-8")
-            except UnicodeDecodeError:
-                good[row] = False
-    kept = table.filter(pa.array(good))
-    text = pa.table({name: kept[name].cast(pa.string()) for name in kept.column_names})
-    return text, numbers[good], numbers[~good].tolist()
+        found |= pc.fill_null(pc.match_substring(column, mark), False).to_numpy()
+    return found
+
+
+def _text(row: pcsv.InvalidRow) -> str:
+    return row.text if isinstance(row.text, str) else ""
+
+
+def _skip(records: _Records, numbers: np.ndarray, reason: str) -> list[SkippedRow]:
+    rows = numbers.tolist()
+    return [SkippedRow(row, place, reason) for row, place in zip(rows, records.locate(rows))]
 
 
 class _Records:
     """Record numbers to ``file:line`` (the line a record ends on); lines are counted only when a place is asked for."""
 
-    def __init__(self, path: Path, delimiter: str) -> None:
-        self._path, self._delimiter = path, delimiter
-        self._lines: list[int] | None = None
+    def __init__(self, dialect: _Dialect) -> None:
+        self._dialect = dialect
+        self._lines: np.ndarray | None = None
 
     def locate(self, records: Sequence[int]) -> list[str]:
         if not len(records):
             return []
         if self._lines is None:
-            with open(self._path, newline="", encoding="utf-8-sig", errors="replace") as file:
-                reader = csv.reader(file, delimiter=self._delimiter)
-                self._lines = [reader.line_num for row in reader if row][1:]
-        return [f"{self._path}:{self._lines[record]}" for record in records]
+            skipped = 0 if self._dialect.header else 1
+            self._lines = np.array([line for _, line in self._dialect.records()][skipped:])
+        return [f"{self._dialect.path}:{self._lines[record]}" for record in records]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,74 +13,158 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmcl.batch import SkippedRow
-from mmcl.data.sources.columns import ALIASES
+from mmcl.data.sources.coco import ANNOTATION_NAME
+from mmcl.data.sources.columns import guess_column
+from mmcl.data.sources.flickr import is_caption_file
 from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
-from mmcl.data.sources.tables import TABLE_SUFFIXES, read_tables
+from mmcl.data.sources.tables import TABLE_SUFFIXES, TableFormat, open_table, read_tables, table_format
 from mmcl.data.splits import canonical_split, is_split_name, split_prefix
 from mmcl.errors import DataError
+from mmcl.logs import get_logger
+
+log = get_logger(__name__)
 
 METADATA_NAMES = tuple(f"metadata{suffix}" for suffix in TABLE_SUFFIXES)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_MANY, _MANY_SHARE = 10, 20  # caption files: a folder is in another encoding from ten and a twentieth of them
+_SHOWN = 5
+_TOGETHER = ".parquet"  # files of this kind are parts of one table, whatever their names
 
 
-def open_folder(folder: Path, *, images: Path | None = None, columns: Mapping[str, str] | None = None) -> Source:
+def open_folder(
+    folder: Path,
+    *,
+    images: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Source:
     """The source that a folder is. The first that fits counts:
 
     1. ``metadata.jsonl`` (``.csv``, ``.tsv``, ``.parquet``): its table. Without a ``split`` column, split folders
        inside make one from each path's first part.
-    2. ``.tar`` files: WebDataset shards.
-    3. split folders ``train/ validation/ test/`` (also val, valid, dev, eval): each is such a folder again.
-    4. table files that begin with a split's name (``train.csv``, ``test-0-of-2.parquet``), here or in ``data/``.
-    5. images with ``.txt`` files of the same name, one caption a line, in any depth.
-    6. one folder a class: the label is the folder's name, the text that name with spaces for ``_`` and ``-``.
+    2. what ``save_to_disk`` of `datasets` wrote, or a cache of `datasets` with Arrow files.
+    3. ``.tar`` files: WebDataset shards.
+    4. split folders ``train/ validation/ test/`` (also val, valid, dev, eval): each is such a folder again.
+    5. table files that begin with a split's name (``train.csv``, ``test-0-of-2.parquet``), here or in ``data/``.
+    6. COCO's ``captions_train2017.json`` (one a split), here or in ``annotations/``; Karpathy's ``dataset_*.json``;
+       the caption files of Flickr8k and Flickr30k; ``.parquet`` files where there are no images.
+    7. images with ``.txt`` files of the same name, one caption a line, in any depth.
+    8. one folder a class: the label is the folder's name, the text that name with spaces for ``_`` and ``-``.
+
+    Hidden files are left out; links are followed.
 
     Args:
         folder: an existing folder.
         images: where relative image paths start, instead of the table's folder.
         columns: the user's column names; ``split`` and ``image`` matter here.
+        options: those of ``tables.TABLE_OPTIONS`` that were given; they hold for every table inside.
 
     Raises:
-        DataError: nothing of this is there; or two folders are the same split.
+        DataError: nothing of this is there; two folders or files are the same split; or it cannot be told which of
+            several files is meant.
+        ConfigError: an option has an impossible value.
     """
-    columns = columns or {}
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    files = [entry.name for entry in entries if entry.is_file() and not entry.name.startswith(".")]
-    folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
-    metadata = [name for name in METADATA_NAMES if name in files]
+    columns, options = columns or {}, options or {}
+    wanted = table_format(options, images=images, columns=columns)
+    files, folders = _listing(folder)
+    metadata = [name for name in files if name.lower() in METADATA_NAMES]
     if metadata:
+        metadata.sort(key=lambda name: METADATA_NAMES.index(name.lower()))
+        if len(metadata) > 1:
+            log.warning("%s: %s is read, %s is not", folder, metadata[0], " and ".join(metadata[1:]))
         split_folders = [name for name in folders if is_split_name(name)]
         return OneTable(
-            partial(_read_metadata, folder / metadata[0], images, columns, split_folders),
+            partial(_read_metadata, folder / metadata[0], wanted, columns, split_folders),
             split_column=columns.get("split", "split"),
         )
+    from mmcl.data.sources.saved_datasets import is_saved_dataset, open_saved_dataset
+
+    if is_saved_dataset(files):
+        return open_saved_dataset(folder, files, images=images, columns=columns)
     if any(name.endswith(".tar") for name in files):
         from mmcl.data.sources.shards import open_shards
 
         return open_shards([folder / name for name in files if name.endswith(".tar")])
     split_folders = _split_folders(folder, folders)
     if split_folders:
-        return SplitSources({name: partial(_read_whole, folder / name, images, columns) for name in split_folders})
+        readers = {name: partial(_read_whole, folder / name, images, columns, options) for name in split_folders}
+        return SplitSources(readers)
     tables = _tables_by_split(folder, files) or ("data" in folders and _tables_by_split(folder / "data")) or {}
     if tables:
-        read = partial(read_tables, root=images, image_column=columns.get("image"))
-        return SplitSources({split: partial(read, paths) for split, paths in tables.items()})
-    return OneTable(partial(_read_images, folder))
+        return SplitSources({split: partial(read_tables, paths, wanted) for split, paths in tables.items()})
+    known = _open_known_files(folder, files, folders, images=images, columns=columns, options=options)
+    return known or OneTable(partial(_read_images, folder, wanted), split_column=columns.get("split", "split"))
 
 
-def _read_metadata(path: Path, images: Path | None, columns: Mapping[str, str], split_folders: list[str]) -> RawRows:
-    raw = read_tables([path], root=images, image_column=columns.get("image"))
-    names = [columns[key] for key in ("image",) if columns.get(key)] or list(ALIASES["image"])
-    image = next((name for name in names if name in raw.table.column_names), None)
-    if not split_folders or columns.get("split", "split") in raw.table.column_names or image is None:
+def _listing(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the files and of the folders in a folder, sorted, without hidden ones."""
+    files, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if not entry.name.startswith("__"):
+                    folders.append(entry.name)
+            elif entry.is_file():
+                files.append(entry.name)
+    return sorted(files), sorted(folders)
+
+
+def _open_known_files(
+    folder: Path,
+    files: Sequence[str],
+    folders: Sequence[str],
+    *,
+    images: Path | None,
+    columns: Mapping[str, str],
+    options: Mapping[str, str],
+) -> Source | None:
+    """The source of files that well-known data sets come with; None without any.
+
+    Raises:
+        DataError: several that cannot be told apart.
+    """
+    inside = [folder / name for name in files]
+    if "annotations" in folders:
+        inside += [folder / "annotations" / name for name in _listing(folder / "annotations")[0]]
+    coco = [(path, match) for path in inside if (match := ANNOTATION_NAME.fullmatch(path.name))]
+    others = [path for path in inside if path.name.startswith("dataset_") and path.suffix == ".json"]
+    others += [path for path in inside if is_caption_file(path)]
+    found = [path for path, _ in coco] + others
+    splits = {match["split"] for _, match in coco}
+    if len(splits) < len(coco) or (coco and others) or len(others) > 1:
+        listed = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise DataError(f"{folder.absolute()} has several files of captions ({listed}); name the one that is meant")
+    if others:
+        log.warning("%s: %s is read", folder, others[0].relative_to(folder))
+        return open_table(others[0], images=images, columns=columns, options=options)
+    if coco:
+        log.warning("%s: %s read", folder, ", ".join(str(path.relative_to(folder)) for path, _ in coco))
+        readers = {match["split"]: open_table(path, images=images).rows for path, match in coco}
+        return SplitSources({split: partial(read, None) for split, read in readers.items()})
+    return None
+
+
+def _read_metadata(
+    path: Path, wanted: TableFormat, columns: Mapping[str, str], split_folders: Sequence[str]
+) -> RawRows:
+    raw = read_tables([path], wanted)
+    column = columns.get("split", "split")
+    if not split_folders or column in raw.table.column_names:
+        return raw
+    image = columns.get("image") or guess_column(raw.table.schema, "image", source=raw.source)
+    if image not in raw.table.column_names or raw.images is not None:
         return raw
     first = pc.list_element(pc.split_pattern(raw.table[image].cast(pa.string()), "/", max_splits=1), 0)
     splits = pc.if_else(pc.is_in(first, pa.array(split_folders)), first, None)
-    table = raw.table.append_column(columns.get("split", "split"), splits)
-    return RawRows(table, raw.source, raw.locate, raw.numbers, raw.skipped, raw.images, raw.root)
+    return dataclasses.replace(raw, table=raw.table.append_column(column, splits))
 
 
-def _read_whole(folder: Path, images: Path | None, columns: Mapping[str, str]) -> RawRows:
-    return open_folder(folder, images=images, columns=columns).rows(None)
+def _read_whole(
+    folder: Path, images: Path | None, columns: Mapping[str, str], options: Mapping[str, str]
+) -> RawRows:
+    return open_folder(folder, images=images, columns=columns, options=options).rows(None)
 
 
 def _split_folders(folder: Path, folders: list[str]) -> list[str]:
@@ -95,12 +181,12 @@ def _split_folders(folder: Path, folders: list[str]) -> list[str]:
 
 
 def _has_table(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in METADATA_NAMES)
+    return any(name.lower() in METADATA_NAMES for name in _listing(folder)[0])
 
 
 def _tables_by_split(folder: Path, files: list[str] | None = None) -> dict[str, list[Path]]:
     if files is None:
-        files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        files = _listing(folder)[0]
     tables: dict[str, list[Path]] = {}
     for name in files:
         split = split_prefix(name) if name.lower().endswith(TABLE_SUFFIXES) else None
@@ -109,46 +195,73 @@ def _tables_by_split(folder: Path, files: list[str] | None = None) -> dict[str, 
     return tables
 
 
-def _read_images(folder: Path) -> RawRows:
+def _read_images(folder: Path, wanted: TableFormat) -> RawRows:
     images, captions, tables = _walk(folder)
-    if not images:
-        raise DataError(
-            f"{folder.absolute()} holds no data that mmcl can read: no {METADATA_NAMES[0]} (or .csv, .parquet), no "
-            f"split folders, no .tar shards, no images"
-        )
-    inner = next((path for path in tables if os.path.basename(path) in METADATA_NAMES), None)
+    inner = next((path for path in tables if os.path.basename(path).lower() in METADATA_NAMES), None)
     if inner is not None:
         likely = (folder / inner).parent.absolute()
         likely = likely.parent if is_split_name(likely.name) else likely
         raise DataError(f"{folder.absolute()} is no data set itself; did you mean {likely}?")
-    reader: Callable[[Path, list[str], set[str]], RawRows]
+    here = [path for path in tables if os.sep not in path]
+    if not images:
+        return _read_tables_alone(folder, here, wanted)
+    reader: Callable[[Path, list[str], dict[str, str]], RawRows]
     if any(_caption_file(image) in captions for image in images):
-        reader = _read_sidecars
+        reader = partial(_read_sidecars, encoding=wanted.encoding)
     elif any(os.sep in image for image in images):
         reader = _read_classes
     else:
+        also = f", or name the table, as in {folder / here[0]}" if here else ""
         raise DataError(
             f"{folder.absolute()} holds {len(images)} images without captions; add a {METADATA_NAMES[0]}, a .txt "
-            f"beside each image ({_caption_file(images[0])}), or one folder a class"
+            f"beside each image ({_caption_file(images[0])}), or one folder a class{also}"
         )
+    if here:
+        log.warning("%s: its images are read, and %s is not; name that file to read it", folder, ", ".join(here))
     return reader(folder, images, captions)
 
 
-def _walk(folder: Path) -> tuple[list[str], set[str], list[str]]:
-    """The images below a folder, sorted, its .txt and its table files; paths relative to it, hidden ones left out."""
-    images, captions, tables = [], set(), []
-    for parent, folders, files in os.walk(folder):
+def _read_tables_alone(folder: Path, tables: Sequence[str], wanted: TableFormat) -> RawRows:
+    """The rows of a folder without images: of its only table, or of .parquet files, which are parts of one."""
+    if tables and (len(tables) == 1 or all(name.lower().endswith(_TOGETHER) for name in tables)):
+        if len(tables) == 1:
+            log.warning("%s: %s is read", folder, tables[0])
+        return read_tables([folder / name for name in sorted(tables)], wanted)
+    if tables:
+        raise DataError(
+            f"{folder.absolute()} has several tables ({', '.join(sorted(tables)[:_SHOWN])}); name the one that is "
+            f"meant, or call them by their splits, as in train{Path(tables[0]).suffix}"
+        )
+    raise DataError(
+        f"{folder.absolute()} holds no data that mmcl can read: no {METADATA_NAMES[0]} (or .csv, .parquet), no "
+        f"split folders, no .tar shards, nothing that datasets saved, no images"
+    )
+
+
+def _walk(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
+    """The images below a folder, sorted, its .txt files and its tables; paths relative to it, hidden ones left out.
+
+    The .txt files stand under their names with the suffix in lower case. Links to folders are followed once.
+    """
+    images, captions, tables, seen = [], {}, [], set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        place = os.stat(parent)
+        if (place.st_dev, place.st_ino) in seen:  # a link back to a folder above
+            folders[:] = []
+            continue
+        seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         inside = os.path.relpath(parent, folder)
         for name in files:
             path = name if inside == "." else os.path.join(inside, name)
-            suffix = os.path.splitext(name)[1].lower()
+            stem, suffix = os.path.splitext(path)
+            suffix = suffix.lower()
             if name.startswith("."):
                 continue
             if suffix in IMAGE_SUFFIXES:
                 images.append(path)
             elif suffix == ".txt":
-                captions.add(path)
+                captions[stem + suffix] = path
             elif suffix in TABLE_SUFFIXES:
                 tables.append(path)
     return sorted(images), captions, tables
@@ -158,23 +271,45 @@ def _caption_file(image: str) -> str:
     return os.path.splitext(image)[0] + ".txt"
 
 
-def _read_sidecars(folder: Path, images: list[str], captions: set[str]) -> RawRows:
+def _read_sidecars(
+    folder: Path, images: list[str], captions: dict[str, str], *, encoding: str | None = None
+) -> RawRows:
     texts, kept, skipped = [], [], []
     for row, image in enumerate(images):
-        name = _caption_file(image)
-        if name not in captions:
-            skipped.append(SkippedRow(row, str(folder / image), f"no caption file {name}"))
+        name = captions.get(_caption_file(image))
+        if name is None:
+            skipped.append(SkippedRow(row, str(folder / image), f"no caption file {_caption_file(image)}"))
             continue
         try:
-            texts.append((folder / name).read_text(encoding="utf-8-sig").splitlines())
+            with open(os.path.join(folder, name), "rb") as file:
+                texts.append(_decoded(file.read(), encoding).splitlines())
             kept.append(image)
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            skipped.append(SkippedRow(row, str(folder / name), f"cannot be read: not {encoding or 'UTF-8'} ({error})"))
+        except OSError as error:
             skipped.append(SkippedRow(row, str(folder / name), f"cannot be read ({error})"))
+    _check_encoding(folder, skipped, len(images), encoding)
     table = pa.table({"file_name": pa.array(kept, pa.string()), "text": pa.array(texts, pa.list_(pa.string()))})
     return _folder_rows(folder, table, skipped)
 
 
-def _read_classes(folder: Path, images: list[str], captions: set[str]) -> RawRows:
+def _decoded(data: bytes, encoding: str | None) -> str:
+    by_mark = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    return data.decode(encoding or by_mark)
+
+
+def _check_encoding(folder: Path, skipped: Sequence[SkippedRow], total: int, encoding: str | None) -> None:
+    """Refuse a folder in which many captions are not UTF-8: its other captions are those without accents."""
+    bad = [row for row in skipped if row.reason.startswith("cannot be read: not")]
+    if len(bad) >= _MANY and len(bad) * _MANY_SHARE >= total:
+        raise DataError(
+            f"{folder.absolute()}: {len(bad)} of {total} caption files are not {encoding or 'UTF-8'}, the first is "
+            f"{bad[0].source}; name their encoding behind the folder (?encoding=cp1252), or convert them: "
+            f"iconv -f CP1252 -t UTF-8"
+        )
+
+
+def _read_classes(folder: Path, images: list[str], captions: dict[str, str]) -> RawRows:
     inside = [image for image in images if os.sep in image]
     skipped = [
         SkippedRow(row, str(folder / image), "outside every class folder")

@@ -1,13 +1,14 @@
-"""JSON-lines files: arrow's reader where it can, a line-exact one where it cannot."""
+"""JSON-lines files, block by block: arrow's reader where it can, a line-exact one where it cannot."""
 
 from __future__ import annotations
 
 import codecs
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,35 +18,166 @@ import pyarrow.json as pj
 from mmcl.batch import SkippedRow
 from mmcl.data.sources.cells import json_cell
 from mmcl.data.sources.rows import RawRows
+from mmcl.data.sources.text_encoding import encoding_by_mark
 from mmcl.errors import DataError
 
-_BLOCK_BYTES = 32 << 20  # a line longer than a block is an error of arrow's reader
+_BLOCK_BYTES = 16 << 20
+_PEEK = 1 << 16
+_MANY = 2
+_NOT_UTF8 = "not UTF-8"
 _EXACT_FLOAT = 2.0**53
 
 
-def read_json_lines(path: Path) -> RawRows:
+def read_json_lines(path: Path, *, encoding: str | None = None) -> RawRows:
     """Read a file of one JSON object a line (or one list of objects).
 
-    Arrow reads it where every line is an object and every key has one type. Otherwise lines that are no object are
-    skipped, and keys of several types become lists of texts, texts, or JSON text.
+    Arrow reads it block by block where every line is an object and every key has one type. In other blocks lines that
+    are no object are skipped; keys of several types become lists of texts, texts, or JSON text.
+
+    Args:
+        path: the file.
+        encoding: how the text is written; by default UTF-8, or what a byte-order mark says.
 
     Raises:
         OSError: the file cannot be opened.
-        DataError: the file is a single JSON object, such as another data set's annotations.
+        DataError: a list of objects is malformed, or the file is in another encoding.
     """
-    table = _read_fast(path)
-    if table is not None:
-        return RawRows(table, str(path), _Lines(path).locate)
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    if data.lstrip()[:1] == b"[":
-        return _read_list(path, data)
-    numbers, skipped = _check_lines(path, data)
-    if skipped:
-        lines = data.split(b"\n")
-        table = _read_fast(b"\n".join(lines[number - 1] for number in numbers))
-    if table is None:
-        table = table_from_objects([json.loads(line) for line in _decoded(data, numbers)])
-    return RawRows(table, str(path), lambda rows: [f"{path}:{numbers[row]}" for row in rows], skipped=skipped)
+    encoding = encoding or encoding_by_mark(path)
+    with _open_as_utf8(path, encoding) as file:
+        start = file.read(_PEEK)
+        if _begins_a_list(start):
+            return _read_list(path, (start + file.read()).removeprefix(codecs.BOM_UTF8))
+        blocks = [_read_block(path, lines, first) for first, lines in _blocks(file, start)]
+    skipped = [row for block in blocks for row in block.skipped]
+    _check_encoding(path, skipped, sum(len(block.table) for block in blocks), blocks)
+    table = _joined([block.table for block in blocks if len(block.table)])
+    starts = np.cumsum([0] + [len(block.table) for block in blocks])
+
+    def locate(rows: Sequence[int]) -> list[str]:
+        owners = np.searchsorted(starts, rows, side="right") - 1
+        return [f"{path}:{blocks[owner].line_of(int(row - starts[owner]))}" for owner, row in zip(owners, rows)]
+
+    return RawRows(table, str(path), locate, skipped=skipped)
+
+
+def _begins_a_list(start: bytes) -> bool:
+    """Whether a file is one list; the first of a file's lines may be a list by mistake."""
+    start = start.removeprefix(codecs.BOM_UTF8).lstrip()
+    line, _, more = start.partition(b"\n")
+    if line[:1] != b"[":
+        return False
+    try:
+        return any(isinstance(value, dict) for value in json.loads(line)) or not more.strip()
+    except ValueError:
+        return True
+
+
+@dataclass
+class _Block:
+    """The rows of some lines of a file.
+
+    Attributes:
+        table: a row for each line that holds an object.
+        skipped: the other lines that are not blank.
+        first: the number of the block's first line.
+        lines: (n,) the lines of the rows, counted from ``first``; None where row i is line i.
+    """
+
+    table: pa.Table
+    skipped: list[SkippedRow]
+    first: int
+    lines: np.ndarray | None = None
+
+    def line_of(self, row: int) -> int:
+        return self.first + (row if self.lines is None else int(self.lines[row]))
+
+
+def _open_as_utf8(path: Path, encoding: str | None) -> IO[bytes]:
+    if encoding is None:
+        return open(path, "rb")
+    try:
+        return io.BytesIO(path.read_bytes().decode(encoding).encode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not {encoding} ({error}); name its encoding") from error
+
+
+def _blocks(file: IO[bytes], start: bytes) -> Iterator[tuple[int, bytes]]:
+    """Whole lines of a file, about ``_BLOCK_BYTES`` at a time, with the number of the first."""
+    number, rest = 1, start.removeprefix(codecs.BOM_UTF8)
+    while True:
+        more = file.read(_BLOCK_BYTES)
+        end = more.rfind(b"\n") + 1
+        if more and not end:  # a line longer than a block
+            rest += more
+            continue
+        lines, rest = rest + more[:end], more[end:]
+        if not more:
+            lines, rest = lines + rest, b""
+        if lines:
+            yield number, lines
+            number += lines.count(b"\n")
+        if not more:
+            return
+
+
+def _read_block(path: Path, data: bytes, first: int) -> _Block:
+    table = _read_fast(data)
+    count = data.count(b"\n") + (not data.endswith(b"\n"))
+    if table is not None and len(table) == count:
+        return _Block(table, [], first)
+    lines = data.split(b"\n")
+    given = [number for number, line in enumerate(lines) if line.strip()]
+    if table is not None and len(table) == len(given):
+        return _Block(table, [], first, np.array(given))
+    numbers, skipped = _check_lines(path, lines, first)
+    table = _read_fast(b"\n".join(lines[number] for number in numbers))
+    if table is None or len(table) != len(numbers):
+        table = table_from_objects([json.loads(lines[number]) for number in numbers])
+    return _Block(table, skipped, first, np.array(numbers, dtype=np.int64))
+
+
+def _check_encoding(path: Path, skipped: Sequence[SkippedRow], rows: int, blocks: Sequence[_Block]) -> None:
+    """Refuse a file in another encoding throughout, of which only the lines in plain ASCII can be read."""
+    bad = [row for row in skipped if row.reason.startswith(_NOT_UTF8)]
+    if len(bad) < _MANY or len(bad) * 100 < rows + len(bad):
+        return
+    if not any(_beyond_ascii(column) for block in blocks for column in block.table.columns):
+        raise DataError(
+            f"{path} is not UTF-8: {len(bad)} of {rows + len(skipped)} lines, the first at {bad[0].source} "
+            f"({bad[0].reason}); name its encoding behind the path (?encoding=cp1252), or convert it: "
+            f"iconv -f CP1252 -t UTF-8"
+        )
+
+
+def _beyond_ascii(column: pa.ChunkedArray) -> bool:
+    texts = column
+    while pa.types.is_list(texts.type):
+        texts = pc.list_flatten(texts)
+    if not pa.types.is_string(texts.type):
+        return False
+    return not (pc.all(pc.string_is_ascii(texts)).as_py() in (True, None))
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """The blocks' rows, one after another; keys whose type differs between blocks become texts, as within one."""
+    if not tables:
+        return pa.table({})
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+        if not any(_lost_digits(column) for column in table.columns):
+            return table
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        pass  # one key of several types
+    columns = {}
+    for key in dict.fromkeys(name for table in tables for name in table.column_names):
+        parts = [table[key] if key in table.column_names else pa.nulls(len(table)) for table in tables]
+        kinds = {part.type for part in parts} - {pa.null()}
+        if len(kinds) > 1:
+            columns[key] = _column([value for part in parts for value in part.to_pylist()])
+        else:
+            kind = kinds.pop() if kinds else pa.null()
+            columns[key] = pa.chunked_array([chunk for part in parts for chunk in part.cast(kind).chunks], kind)
+    return pa.table(columns)
 
 
 def table_from_objects(objects: Sequence[dict[str, Any]]) -> pa.Table:
@@ -62,13 +194,12 @@ def table_from_lines(lines: Sequence[str]) -> pa.Table:
     return table
 
 
-def _read_fast(source: Path | bytes) -> pa.Table | None:
-    """The table of a file or of its content; None where arrow's reader fails or would change values."""
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    options = pj.ReadOptions(block_size=max(1 << 20, min(_BLOCK_BYTES, size + 1)))
+def _read_fast(data: bytes) -> pa.Table | None:
+    """The table of JSON lines; None where arrow's reader fails or would change values."""
+    options = pj.ReadOptions(block_size=max(1 << 20, len(data) + 1))
 
     def content() -> Any:
-        return pa.BufferReader(source) if isinstance(source, bytes) else pa.OSFile(str(source))
+        return pa.BufferReader(data)
 
     try:
         table = pj.read_json(content(), read_options=options)
@@ -106,27 +237,26 @@ def _time_as_text(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _check_lines(path: Path, data: bytes) -> tuple[list[int], list[SkippedRow]]:
-    """The 1-based numbers of the lines that hold an object, and the others that are not blank."""
+def _check_lines(path: Path, lines: Sequence[bytes], first: int) -> tuple[list[int], list[SkippedRow]]:
+    """The positions of the lines that hold an object, and the others that are not blank."""
     numbers, skipped = [], []
-    for number, line in enumerate(io.BytesIO(data), start=1):
+    for number, line in enumerate(lines):
         if not line.strip():
             continue
         try:
             value = json.loads(line.decode())
             reason = None if isinstance(value, dict) else f"a {type(value).__name__}, wanted an object"
-        except ValueError as error:
+        except UnicodeDecodeError as error:
+            shown = line[max(0, error.start - 20) : error.start + 20].decode("cp1252", errors="replace")
+            reason = f"{_NOT_UTF8}; as cp1252 it reads {shown!r}"
+        except (ValueError, RecursionError) as error:
             reason = f"malformed JSON ({error})"
         if reason is None:
             numbers.append(number)
         else:
-            skipped.append(SkippedRow(number - 1, f"{path}:{number}", reason))
+            place = first + number
+            skipped.append(SkippedRow(place - 1, f"{path}:{place}", reason))
     return numbers, skipped
-
-
-def _decoded(data: bytes, numbers: Sequence[int]) -> list[str]:
-    lines = data.split(b"\n")
-    return [lines[number - 1].decode() for number in numbers]
 
 
 def _read_list(path: Path, data: bytes) -> RawRows:
@@ -164,17 +294,3 @@ def _is_text_or_texts(value: Any) -> bool:
     if isinstance(value, list):
         return all(item is None or isinstance(item, str) for item in value)
     return isinstance(value, str)
-
-
-class _Lines:
-    """Row numbers to ``file:line``; blank lines are no rows. Lines are counted only when a place is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._numbers: np.ndarray | None = None
-
-    def locate(self, rows: Sequence[int]) -> list[str]:
-        if self._numbers is None:
-            with open(self._path, "rb") as file:
-                self._numbers = np.array([number for number, line in enumerate(file, start=1) if line.strip()])
-        return [f"{self._path}:{self._numbers[row]}" for row in rows]

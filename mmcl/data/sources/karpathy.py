@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from mmcl.errors import DataError
 _SPLITS = {"restval": "train", "val": "validation"}
 
 
-def is_karpathy(path: Path) -> bool:
+def is_one_object(path: Path) -> bool:
     """Whether a .json file is an object (and not a list of objects, or one object a line)."""
     with open(path, "rb") as file:
-        start = file.read(1 << 16).lstrip()
+        start = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
     first_line = start.split(b"\n", 1)[0]
     if not start.startswith(b"{"):
         return False
@@ -28,25 +29,26 @@ def is_karpathy(path: Path) -> bool:
         return True
 
 
-def read_karpathy(path: Path, *, images: Path | None = None) -> RawRows:
-    """Read a split file: an image a row, with all its sentences; ``restval`` counts as ``train``.
+def rows_of_karpathy(path: Path, content: Any, *, images: Path | None = None) -> RawRows:
+    """The rows of a split file: an image a row, with all its sentences; ``restval`` counts as ``train``.
 
     Args:
         path: the file.
+        content: what it holds.
         images: the folder that its ``filepath/filename`` start from; by default the file's folder, or ``images`` in it.
 
     Raises:
         DataError: the file is no such file, or the first image is in none of these folders.
     """
     try:
-        content = json.loads(path.read_bytes())
         entries = content["images"]
         if entries and "sentences" not in entries[0]:
             raise KeyError("sentences")
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise DataError(
             f"{path}: neither a table nor a Karpathy split file (an object with images[].filename, images[].sentences[]"
-            f".raw and images[].split): {type(error).__name__}: {error}"
+            f".raw and images[].split) nor COCO captions (images[].file_name, annotations[].caption): "
+            f"{type(error).__name__}: {error}"
         ) from error
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "file_name", "text", "split")}
     numbers, skipped = [], []

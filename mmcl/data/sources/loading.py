@@ -6,32 +6,48 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.sources.built_in import OpenedShapes, is_built_in
 from mmcl.data.sources.columns import check_column_names
 from mmcl.data.sources.folder import open_folder
-from mmcl.data.sources.normalise import normalise
-from mmcl.data.sources.rows import OneTable, Source
-from mmcl.data.sources.tables import TABLE_SUFFIXES, read_tables
+from mmcl.data.sources.opened import OpenedData, OpenedRows, OpenedVectors
+from mmcl.data.sources.options import check_options, split_options
+from mmcl.data.sources.resplitting import SPLIT_OPTIONS, resplit
+from mmcl.data.sources.rows import Source
+from mmcl.data.sources.tables import TABLE_OPTIONS, TABLE_SUFFIXES, open_table
 from mmcl.data.splits import canonical_split, canonical_splits, choose_split
 from mmcl.errors import ConfigError, DataError
 
+MIXTURE_SUFFIXES = (".yaml", ".yml")
 _SPLIT = re.compile(r"[\w.+-]+")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?(\?config=[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+# What a kind of data takes behind its ``?``, beside what every kind without splits of its own takes (SPLIT_OPTIONS).
+SOURCE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "hub": ("config",),
+    "shards": (),
+    "folder": TABLE_OPTIONS,
+    "table": TABLE_OPTIONS,
+    "mixture": (),
+    "vectors": (),
+}
 
 
 class Reference(NamedTuple):
-    """A data reference taken apart: ``path/to/emoji:test`` is base ``path/to/emoji`` and split ``test``."""
+    """A data reference taken apart: ``path/to/emoji:test`` is base ``path/to/emoji`` and split ``test``.
+
+    The base keeps its options: that of ``shapes?train=40:test`` is ``shapes?train=40``.
+    """
 
     base: str
     split: str | None
 
 
 def parse_reference(data: str | Path) -> Reference:
-    """Take ``DATA`` or ``DATA:SPLIT`` apart.
+    """Take ``BASE[?key=value&...][:SPLIT]`` apart.
 
     What follows the last colon is a split when it looks like a name and the whole is no existing path;
     ``vectors:FILE`` and ``C:\\data`` keep their colons.
@@ -55,7 +71,7 @@ def load(
     """Read a data set: its table at once, its images one by one when they are used.
 
     Args:
-        data: what to read, with ``:SPLIT`` behind it if it has several:
+        data: what to read, ``BASE[?key=value&key=value][:SPLIT]``. The base is
 
             - a folder: ``metadata.jsonl``/``.csv``/``.parquet`` beside images, images with ``.txt`` files, one folder a
               class, split folders of these, or WebDataset shards (see ``open_folder``);
@@ -64,8 +80,12 @@ def load(
             - a Karpathy split file ``dataset_*.json``;
             - WebDataset shards: ``shards-{000..099}.tar``, a pattern with ``*``, or one ``.tar``;
             - ``owner/name[@revision][?config=NAME]``, a data set on the Hugging Face Hub;
+            - a ``.yaml`` file that names several of these and their weights (see ``open_mixture``);
             - ``shapes[?train=4000&test=200&seed=1&image_size=64]``, built in;
             - ``vectors:FILE.npz`` or ``.safetensors``, embeddings computed elsewhere.
+
+            Data without splits get them by ``?train=0.8&validation=0.1&test=0.1[&by=COLUMN&seed=0&captions=false]``
+            (see ``assign_splits``) or ``?splits=FILE``, a table of ids and splits.
         split: the split, instead of behind ``data``; val, valid and dev are ``validation``.
         columns: canonical name (``image``, ``text``, ``label``, ``group``, ``domain``, ``negatives``, ``tags``, ``id``,
             ``split``) -> the data's own; a dot reaches into a struct (``{"text": "i18n.de"}``).
@@ -81,25 +101,26 @@ def load(
         >>> len(dataset), dataset.images.read(0).shape[0]
         (20, 3)
     """
-    reference = parse_reference(data)
-    if split is not None and reference.split is not None and canonical_split(split) != canonical_split(reference.split):
-        raise ConfigError(f"{os.fspath(data)} names the split {reference.split!r}, and split={split!r} another")
-    asked = split or reference.split
-    columns = {key: value for key, value in (columns or {}).items() if value is not None}
-    check_column_names(columns)
-    if reference.base.startswith("vectors:"):
-        from mmcl.data.vectors import vectors_dataset
+    opened = open_data(parse_reference(data).base, columns=columns, images=images, progress=progress)
+    return load_split(opened, data, split)
 
-        choose_split([], asked, data=reference.base)
-        return vectors_dataset(reference.base.removeprefix("vectors:"))
-    if _is_shapes(reference.base):
-        from mmcl.data.sources.built_in import load_built_in
 
-        return load_built_in(reference.base, split=asked, progress=progress)
-    source = open_source(reference.base, columns=columns, images=images)
-    chosen = choose_split(source.splits(), asked, data=reference.base)
-    name = reference.base if chosen is None else f"{reference.base}:{canonical_split(chosen)}"
-    return normalise(source.rows(chosen), name=name, columns=columns)
+def load_split(opened: OpenedData, data: str | Path, split: str | None) -> ImageTextDataset:
+    """One split of data that are opened already.
+
+    Args:
+        opened: what ``open_data`` made of ``data``.
+        data: DATA or DATA:SPLIT.
+        split: the split, instead of behind ``data``.
+
+    Raises:
+        DataError: there is no such split, or no row can be used.
+        ConfigError: ``split`` contradicts ``data``.
+    """
+    base, named = parse_reference(data)
+    if split is not None and named is not None and canonical_split(split) != canonical_split(named):
+        raise ConfigError(f"{os.fspath(data)} names the split {named!r}, and split={split!r} another")
+    return opened.dataset(choose_split(opened.splits(), split or named, data=base))
 
 
 def load_all(
@@ -121,11 +142,13 @@ def load_all(
         DataError, ConfigError: as ``load``.
     """
     reference = parse_reference(data)
-    splits = [reference.split] if reference.split else available_splits(data, columns=columns, images=images)
-    arguments = {"columns": columns, "images": images, "progress": progress}
-    if not splits:
-        return {None: load(data, **arguments)}
-    return {canonical_split(split): load(reference.base, split=split, **arguments) for split in splits}
+    opened = open_data(reference.base, columns=columns, images=images, progress=progress)
+    names = opened.splits()
+    if reference.split is not None or not names:
+        chosen = choose_split(names, reference.split, data=reference.base)
+        return {chosen and canonical_split(chosen): opened.dataset(chosen)}
+    found = {name: choose_split(names, name, data=reference.base) for name in canonical_splits(names)}
+    return {name: opened.dataset(spelt) for name, spelt in found.items()}
 
 
 def available_splits(
@@ -136,51 +159,98 @@ def available_splits(
     Raises:
         DataError: there is no such data.
     """
-    base = parse_reference(data).base
-    if base.startswith("vectors:"):
-        return []
-    if _is_shapes(base):
-        from mmcl.data.sources.built_in import built_in_splits
-
-        return built_in_splits()
-    return canonical_splits(open_source(base, columns=columns or {}, images=images).splits())
+    return canonical_splits(open_data(parse_reference(data).base, columns=columns, images=images).splits())
 
 
-def open_source(base: str, *, columns: Mapping[str, str], images: str | Path | None) -> Source:
-    """The source that a reference without its split names; reads no more than it must to know the splits.
+def open_data(
+    base: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    images: str | Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> OpenedData:
+    """What a reference without its split names, opened: its splits can be asked for, then the rows of each.
+
+    Who wants several splits opens the data once; ``load`` opens them at each call.
+
+    Args:
+        base: of ``parse_reference``.
+        columns, images, progress: as ``load`` takes them.
 
     Raises:
-        DataError: there is no such data.
+        DataError: there are no such data.
+        ConfigError: an option that these data do not have, or a value that it cannot take.
     """
+    columns = {key: value for key, value in (columns or {}).items() if value is not None}
+    check_column_names(columns)
+    path, options = split_options(base)
+    if is_built_in(path):
+        return OpenedShapes(base, options, progress=progress)
+    kind = _kind(path)
+    check_options(base, options, (*SOURCE_OPTIONS[kind], *SPLIT_OPTIONS))
+    own = {key: value for key, value in options.items() if key in SOURCE_OPTIONS[kind]}
+    if kind == "vectors":
+        opened: OpenedData = OpenedVectors(base, path.removeprefix("vectors:"))
+    elif kind == "mixture":
+        from mmcl.data.sources.mixture import open_mixture
+
+        opened = open_mixture(base, path, columns=columns, images=images, progress=progress)
+    else:
+        opened = OpenedRows(base, open_source(path, columns=columns, images=images, options=own), columns=columns)
+    rest = {key: value for key, value in options.items() if key not in own}
+    return resplit(opened, rest, columns=columns) if rest else opened
+
+
+def _kind(path: str) -> str:
+    """A key of SOURCE_OPTIONS."""
+    if path.startswith("vectors:"):
+        return "vectors"
+    place = Path(path).expanduser()
+    if place.suffix == ".tar" or ".tar." in place.name or (any(m in place.name for m in "{*") and not place.exists()):
+        return "shards"
+    if place.suffix.lower() in MIXTURE_SUFFIXES and not place.is_dir():
+        return "mixture"
+    if place.is_dir():
+        return "folder"
+    return "hub" if not place.exists() and _is_hub_id(path) else "table"
+
+
+def open_source(
+    base: str,
+    *,
+    columns: Mapping[str, str],
+    images: str | Path | None,
+    options: Mapping[str, str] | None = None,
+) -> Source:
+    """The source of rows that a path, shards or a Hub id is; reads no more than it must to know the splits.
+
+    Args:
+        base: the reference, without options and split.
+        columns: the user's column names; ``image`` and ``split`` matter here.
+        images: the folder that relative image paths start from.
+        options: those of ``SOURCE_OPTIONS`` that were given.
+
+    Raises:
+        DataError: there are no such data.
+    """
+    options = options or {}
     root = None if images is None else Path(images).expanduser()
     if root is not None and not root.is_dir():
         raise DataError(f"images: there is no folder {root.absolute()}{_near(root)}")
-    path = Path(base).expanduser()
-    if path.suffix == ".tar" or ".tar." in path.name or (any(m in path.name for m in "{*") and not path.exists()):
+    path, kind = Path(base).expanduser(), _kind(base)
+    if kind == "shards":
         from mmcl.data.sources.shards import expand_shards, open_shards
 
         return open_shards(expand_shards(path))
-    if path.is_dir():
-        return open_folder(path, images=root, columns=columns)
+    if kind == "folder":
+        return open_folder(path, images=root, columns=columns, options=options)
+    if kind == "hub":
+        from mmcl.data.sources.hub_datasets import HubDataset
+
+        return HubDataset(base, columns=columns, **options)
     if not path.exists():
-        if _is_hub_id(base):
-            from mmcl.data.sources.hub_datasets import HubDataset
-
-            return HubDataset(base, columns=columns)
         raise DataError(f"there is no {path.absolute()}{_near(path)}; wanted a folder, a table, shards or a Hub id")
-    if path.suffix.lower() == ".json":
-        from mmcl.data.sources.karpathy import is_karpathy, read_karpathy
-
-        if is_karpathy(path):
-            return OneTable(partial(read_karpathy, path, images=root))
-    if path.suffix.lower() not in (*TABLE_SUFFIXES, ".json"):
-        raise DataError(f"{path.absolute()}: cannot read this kind of file; wanted {', '.join(TABLE_SUFFIXES)} or .tar")
-    reader = partial(read_tables, [path], root=root, image_column=columns.get("image"))
-    return OneTable(reader, split_column=columns.get("split", "split"))
-
-
-def _is_shapes(base: str) -> bool:
-    return base.partition("?")[0] == "shapes" and not os.path.exists(base)
+    return open_table(path, images=root, columns=columns, options=options)
 
 
 def _is_hub_id(base: str) -> bool:

@@ -25,6 +25,7 @@ log = get_logger(__name__)
 _SCALARS = ("id", "label", "group", "domain", "split")
 _LISTS = ("tags", "negatives", "foils")
 _SHOWN_REASONS = 5
+_SHOWN_PLACES = 3
 
 
 def normalise(raw: RawRows, *, name: str, columns: Mapping[str, str] | None = None) -> ImageTextDataset:
@@ -33,7 +34,8 @@ def normalise(raw: RawRows, *, name: str, columns: Mapping[str, str] | None = No
     Captions are trimmed and blank ones removed; a row without a caption or without an image is dropped and listed in
     ``skipped``. Rows that name the same image file, and agree in label, group and domain, become one row with all their
     captions: repeated, an image would be a negative of itself. Labels, groups, domains and ids become strings; the
-    id of an image file is its path where no column gives one. Other columns are kept as they are.
+    id of an image file is its path where no column gives one. Ids that name several rows are kept and warned of: rows
+    are told apart by number, ids only name them to people and in files. Other columns are kept as they are.
 
     Args:
         raw: the rows.
@@ -47,23 +49,68 @@ def normalise(raw: RawRows, *, name: str, columns: Mapping[str, str] | None = No
     if not len(raw):
         raise DataError(_nothing_left(name, len(raw.skipped), list(raw.skipped)))
     names = resolve_columns(raw.table, columns or {}, source=raw.source, need_image=raw.images is None)
-    images, has_image = raw.images, None
+    images, reasons = raw.images, None
     if images is None:
-        images, has_image = images_from_column(take_column(raw.table, names["image"]), root=raw.root, source=raw.source)
-    texts = as_lists(take_column(raw.table, names["text"]), what=f"{raw.source}: column {names['text']!r}")
-    has_text = pc.greater(pc.list_value_length(texts), 0).to_numpy(zero_copy_only=False)
-    kept = has_text if has_image is None else has_text & has_image.to_numpy(zero_copy_only=False)
-    skipped = [*raw.skipped, *_skipped_rows(raw, kept, has_text)]
+        images, reasons = images_from_column(take_column(raw.table, names["image"]), root=raw.root, source=raw.source)
+    texts = _captions(raw, names["text"])
+    reasons = _reasons(texts, reasons)
+    kept = pc.is_null(reasons).to_numpy(zero_copy_only=False)
+    skipped = [*raw.skipped, *_skipped_rows(raw, kept, reasons)]
     if not kept.any():
         raise DataError(_nothing_left(name, len(skipped), skipped))
-    table = _build_table(raw, names, texts, images)
+    table, rows = _build_table(raw, names, texts, images), np.arange(len(raw))
     if not kept.all():
         rows = np.flatnonzero(kept)
         table, images = table.take(pa.array(rows)), images.select(rows)
         log.warning("%s: %d of %d rows cannot be used and are left out", name, len(skipped), len(skipped) + len(rows))
+    elif skipped:
+        log.warning("%s: %d of %d rows cannot be read and are left out", name, len(skipped), len(skipped) + len(rows))
     if isinstance(images, FileImages):
-        table, images = _merge_repeated(table, images, name=name)
+        table, images, first = _merge_repeated(table, images, name=name)
+        rows = rows[first]
+    if "id" in names:
+        _tell_repeated_ids(table["id"], raw, rows, name=name)
     return ImageTextDataset(images, table, name=name, skipped=skipped)
+
+
+def _tell_repeated_ids(ids: pa.ChunkedArray, raw: RawRows, rows: np.ndarray, *, name: str) -> None:
+    """Warn of ids that name several rows; all rows are kept."""
+    given = len(ids) - ids.null_count
+    distinct = pc.count_distinct(ids).as_py()
+    if distinct == given:
+        return
+    counts = pc.value_counts(ids.drop_null())
+    repeated = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
+    shown = []
+    for entry in repeated.slice(0, _SHOWN_REASONS).to_pylist():
+        there = np.flatnonzero(pc.fill_null(pc.equal(ids, entry["values"]), False).to_numpy(zero_copy_only=False))
+        places = raw.locate(raw.row_numbers(rows[there[:_SHOWN_PLACES]]).tolist())
+        more = f" and {len(there) - _SHOWN_PLACES} more" if len(there) > _SHOWN_PLACES else ""
+        shown.append(f"{entry['values']!r} at {', '.join(places)}{more}")
+    more = f"; and {len(repeated) - len(shown)} more ids" if len(repeated) > len(shown) else ""
+    log.warning(
+        "%s: %d ids name several rows (%s%s); all rows are kept, but files of vectors and results that name rows by "
+        "their id cannot tell these apart",
+        name, len(repeated), "; ".join(shown), more,
+    )  # fmt: skip
+
+
+def _captions(raw: RawRows, name: str) -> pa.ListArray:
+    cells, what = take_column(raw.table, name), f"{raw.source}: column {name!r}"
+    kind = cells.type
+    if pa.types.is_primitive(kind) and not pa.types.is_null(kind):
+        raise DataError(
+            f"{what} holds {kind} ({cells.drop_null()[0].as_py() if cells.null_count < len(cells) else None}, ...); "
+            f"wanted captions, as text or lists of text: name their column with data.columns.text"
+        )
+    return as_lists(cells, what=what)
+
+
+def _reasons(texts: pa.ListArray, of_images: pa.ChunkedArray | None) -> pa.ChunkedArray:
+    """(n,) strings: why a row cannot be used; null where it can."""
+    has_text = pc.greater(pc.list_value_length(texts), 0)
+    of_images = pa.scalar(None, pa.string()) if of_images is None else of_images
+    return pc.if_else(has_text, of_images, "no caption")
 
 
 def _build_table(raw: RawRows, names: Mapping[str, str], texts: pa.Array, images: Any) -> pa.Table:
@@ -102,15 +149,13 @@ def _as_foils(cells: pa.ChunkedArray, *, what: str) -> pa.ChunkedArray:
         raise DataError(f"{what} holds {cells.type}; foils are lists of {{kind, caption, foil}}") from error
 
 
-def _skipped_rows(raw: RawRows, kept: np.ndarray, has_text: np.ndarray) -> list[SkippedRow]:
+def _skipped_rows(raw: RawRows, kept: np.ndarray, reasons: pa.ChunkedArray) -> list[SkippedRow]:
     rows = np.flatnonzero(~kept)
     if not len(rows):
         return []
-    numbers = raw.row_numbers(rows)
-    return [
-        SkippedRow(int(number), place, "no caption" if not has_text[row] else "no image file named")
-        for row, number, place in zip(rows, numbers, raw.locate(numbers.tolist()))
-    ]
+    numbers = raw.row_numbers(rows).tolist()
+    why = reasons.take(pa.array(rows)).to_pylist()
+    return [SkippedRow(*found) for found in zip(numbers, raw.locate(numbers), why)]
 
 
 def _nothing_left(name: str, total: int, skipped: list[SkippedRow]) -> str:
@@ -121,10 +166,14 @@ def _nothing_left(name: str, total: int, skipped: list[SkippedRow]) -> str:
     return f"{name}: none of its {total} rows can be used ({reasons}{more})"
 
 
-def _merge_repeated(table: pa.Table, images: FileImages, *, name: str) -> tuple[pa.Table, FileImages]:
-    """One row for the rows that share an image file and agree in label, group and domain, at the place of the first."""
+def _merge_repeated(table: pa.Table, images: FileImages, *, name: str) -> tuple[pa.Table, FileImages, np.ndarray]:
+    """One row for the rows that share an image file and agree in label, group and domain, at the place of the first.
+
+    Returns:
+        The rows, their images, and (n,) int: the first row of each.
+    """
     if pc.count_distinct(images.paths).as_py() == len(images):
-        return table, images
+        return table, images, np.arange(len(images))
     keys = [images.paths.cast(pa.string())]
     for column in _SCALARS[1:]:
         if column in table.column_names:
@@ -140,7 +189,7 @@ def _merge_repeated(table: pa.Table, images: FileImages, *, name: str) -> tuple[
             cells = table[column].combine_chunks().take(pa.array(order))
             merged = merged.set_column(merged.column_names.index(column), column, _concatenate_lists(cells, starts))
     log.info("%s: %d rows name %d image files; rows of one image are read as one", name, len(table), len(merged))
-    return merged, images.select(first.to_numpy())
+    return merged, images.select(first.to_numpy()), first.to_numpy()
 
 
 def _concatenate_lists(cells: pa.ListArray, starts: np.ndarray) -> pa.ListArray:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from mmcl.batch import SkippedRow
 from mmcl.data.dataset import ImageStore
 from mmcl.data.splits import canonical_split
+from mmcl.errors import DataError
 
 Locate = Callable[[Sequence[int]], list[str]]
 
@@ -73,35 +74,45 @@ class OneTable:
 
     Args:
         read: reads the rows; called once.
-        split_column: the column with the splits' names; ignored where there is none.
+        split_column: the column with the splits' names, in any case; ignored where there is none.
     """
 
     def __init__(self, read: Callable[[], RawRows], *, split_column: str = "split") -> None:
         self._read, self._split_column = read, split_column
         self._rows: RawRows | None = None
+        self._values: pa.DictionaryArray | None = None
 
     def _all(self) -> RawRows:
         if self._rows is None:
             self._rows = self._read()
         return self._rows
 
-    def _split_values(self) -> pa.ChunkedArray | None:
-        table = self._all().table
-        if self._split_column not in table.column_names:
-            return None
-        values = pc.utf8_trim_whitespace(table[self._split_column].cast(pa.string()))
-        return pc.if_else(pc.equal(values, ""), None, values)
+    def _split_values(self) -> pa.DictionaryArray | None:
+        """The split of each row, null where it has none; None where there is no column of splits."""
+        if self._values is None:
+            table, wanted = self._all().table, self._split_column
+            names = [name for name in table.column_names if name.lower() == wanted.lower()]
+            if not names:
+                return None
+            column = table[wanted if wanted in names else names[0]]
+            if pa.types.is_nested(column.type):
+                raise DataError(f"{self._all().source}: the column {names[0]!r} of splits holds {column.type}; wanted text")
+            values = pc.utf8_trim_whitespace(column.cast(pa.string()))
+            self._values = pc.if_else(pc.equal(values, ""), None, values).combine_chunks().dictionary_encode()
+        return self._values
 
     def splits(self) -> list[str]:
         values = self._split_values()
-        return [] if values is None else sorted(set(pc.unique(values).to_pylist()) - {None})
+        return [] if values is None else sorted(values.dictionary.to_pylist())
 
     def rows(self, split: str | None) -> RawRows:
         if split is None:
             return self._all()
         # A file may spell one split in several ways (val, valid); they are the same split.
         spellings = [name for name in self.splits() if canonical_split(name) == canonical_split(split)]
-        chosen = pc.is_in(self._split_values(), pa.array(spellings, pa.string()))
+        values = self._split_values()
+        codes = [values.dictionary.index(name).as_py() for name in spellings] if values is not None else []
+        chosen = pc.is_in(values.indices, pa.array(codes, values.indices.type)) if codes else pa.array([], pa.bool_())
         return self._all().select(np.flatnonzero(chosen.to_numpy(zero_copy_only=False)))
 
 

@@ -1,0 +1,116 @@
+"""Captions that do not belong to their image, by a model's judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmcl.data.audit.audited import Audited
+from mmcl.data.audit.check import Check, Found
+from mmcl.data.audit.checks.caption_text import shown
+
+NAME = "mismatched_caption"
+_CHUNK = 65536
+_LEAST_FIT = 2.0  # standard deviations by which the median pair has to fit better than random pairs
+_LEAST_ROWS = 8  # fewer tell nothing of random pairs
+_TILE = 16384
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Mean and standard deviation of the cosine of vectors with all of some others, without computing any cosine."""
+
+    mean: np.ndarray  # (d,)
+    second: np.ndarray  # (d, d), of the uncentred second moments
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, rows: np.ndarray) -> _Moments:
+        dim = vectors.shape[1]
+        total, square = np.zeros(dim), np.zeros((dim, dim))
+        for start in range(0, len(rows), _CHUNK):
+            part = np.asarray(vectors[rows[start : start + _CHUNK]], dtype=np.float64)
+            total += part.sum(axis=0)
+            square += part.T @ part
+        return cls(total / len(rows), square / len(rows))
+
+    def standardised(self, scores: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """(scores - mean) / standard deviation, each by the scores its vector has with all the others."""
+        mean = vectors @ self.mean
+        variance = np.einsum("nd,de,ne->n", vectors, self.second, vectors) - mean**2
+        return (scores - mean) / np.sqrt(np.maximum(variance, 1e-12))
+
+
+def _mismatched(audited: Audited) -> Iterator[Found]:
+    embedded, captions = audited.embedded, audited.captions
+    readable = np.flatnonzero(~np.isnan(embedded.images[:, 0]))
+    pairs = np.flatnonzero(~np.isnan(embedded.images[captions.rows, 0]))
+    if len(readable) < _LEAST_ROWS:
+        audited.not_run[NAME] = (
+            f"{len(readable)} readable images; {_LEAST_ROWS} are needed to tell what random pairs are"
+        )
+        return
+    fit = _fits(audited, readable, pairs)
+    median = float(np.median(fit))
+    if median < _LEAST_FIT:
+        audited.not_run[NAME] = (
+            f"the model cannot tell: half of the captions fit their image by less than {_LEAST_FIT:g} standard deviations "
+            f"of random pairs (the median is {median:.1f}); give a better model"
+        )
+        return
+    chosen = pairs[fit < audited.limits.mismatch_z]
+    details, related = _better(audited, chosen, fit[fit < audited.limits.mismatch_z])
+    yield Found(captions.rows[chosen], details, related)
+
+
+def _fits(audited: Audited, readable: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """How far each caption fits its image better than a random one would, the better of both ways."""
+    embedded, captions = audited.embedded, audited.captions
+    with_texts = _Moments.of(embedded.texts, np.unique(captions.codes))
+    with_images = _Moments.of(embedded.images, readable)
+    fit = np.empty(len(pairs))
+    for start in range(0, len(pairs), _CHUNK):
+        part = pairs[start : start + _CHUNK]
+        image = embedded.images[captions.rows[part]].astype(np.float64)
+        text = embedded.texts[captions.codes[part]].astype(np.float64)
+        score = (image * text).sum(axis=1)
+        both = with_texts.standardised(score, image), with_images.standardised(score, text)
+        fit[start : start + _CHUNK] = np.maximum(*both)
+        audited.tell("comparing captions with images", start + len(part), len(pairs))
+    return fit
+
+
+def _better(audited: Audited, pairs: np.ndarray, fit: np.ndarray) -> tuple[list[str], list[list[int]]]:
+    """What fits the images of these captions best, and whose it is."""
+    embedded, captions = audited.embedded, audited.captions
+    codes, first = np.unique(captions.codes, return_index=True)
+    best = np.full(len(pairs), -np.inf)
+    best_code = np.zeros(len(pairs), dtype=np.int64)
+    for begin in range(0, len(pairs), _TILE):
+        chosen = slice(begin, begin + _TILE)
+        image = embedded.images[captions.rows[pairs[chosen]]]
+        for start in range(0, len(codes), _TILE):
+            scores = image @ embedded.texts[codes[start : start + _TILE]].T
+            place = scores.argmax(axis=1)
+            score = scores[np.arange(len(place)), place]
+            better = score > best[chosen]
+            best_code[chosen] = np.where(better, start + place, best_code[chosen])
+            best[chosen] = np.where(better, score, best[chosen])
+    details, related = [], []
+    for pair, code, score, z in zip(pairs, best_code, best, fit):
+        own = float(embedded.images[captions.rows[pair]] @ embedded.texts[captions.codes[pair]])
+        text, other = (captions.texts[int(place)].as_py() for place in (pair, first[code]))
+        details.append(f"{shown(text)}: cosine {own:.2f}, fit {z:.1f}; {shown(other)} has {score:.2f}")
+        related.append([int(captions.rows[first[code]])])
+    return details, related
+
+
+MISMATCHED_CAPTION = Check(
+    NAME, "warning", "look",
+    "Captions that fit their image no better than a random caption does, and the image no better than a random image: "
+    "less than mismatch_z standard deviations above the mean of all pairs both ways (of pairs set up at random, 9 in 10 "
+    "lie below 1.28). Named beside it: the row whose caption fits the image best. Not made with a model whose median "
+    "pair fits by less than 2.",
+    _mismatched, "model",
+)  # fmt: skip
