@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -94,24 +94,29 @@ class Batch:
 
     def to(self, device: object) -> Batch:
         """The same batch with every tensor on ``device``."""
+        return self._with(lambda value: value.to(device, non_blocking=True))
 
-        def move(value: Tensor) -> Tensor:
-            return value.to(device, non_blocking=True)
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned memory, from which a GPU copies while it computes; torch's loader calls this."""
+        return self._with(lambda value: value.pin_memory())
 
-        def move_negatives(negatives: HardNegatives | None) -> HardNegatives | None:
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor changed."""
+
+        def change_negatives(negatives: HardNegatives | None) -> HardNegatives | None:
             if negatives is None:
                 return None
-            inputs = {key: move(value) for key, value in negatives.inputs.items()}
-            return HardNegatives(inputs, move(negatives.owners), move(negatives.group_ids))
+            inputs = {key: change(value) for key, value in negatives.inputs.items()}
+            return HardNegatives(inputs, change(negatives.owners), change(negatives.group_ids))
 
         return dataclasses.replace(
             self,
-            image={key: move(value) for key, value in self.image.items()},
-            text={key: move(value) for key, value in self.text.items()},
-            group_ids=move(self.group_ids),
-            rows=move(self.rows),
-            negative_text=move_negatives(self.negative_text),
-            negative_image=move_negatives(self.negative_image),
+            image={key: change(value) for key, value in self.image.items()},
+            text={key: change(value) for key, value in self.text.items()},
+            group_ids=change(self.group_ids),
+            rows=change(self.rows),
+            negative_text=change_negatives(self.negative_text),
+            negative_image=change_negatives(self.negative_image),
         )
 
 

@@ -1,5 +1,6 @@
 """Names to objects: the only place where the names in a recipe, a suite or a call become code."""
 
+from mmcl.builders.auditing import audit_data
 from mmcl.builders.evaluation import EVALUATORS, build_evaluator, build_evaluators, evaluate, run_evaluators
 from mmcl.builders.mining import mine_negatives
 from mmcl.builders.training import (
@@ -19,6 +20,7 @@ __all__ = [
     "LOSSES",
     "OBJECTIVES",
     "TrainingRun",
+    "audit_data",
     "build_evaluator",
     "build_evaluators",
     "build_objective",

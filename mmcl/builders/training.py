@@ -35,6 +35,7 @@ from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.freezing import apply_freezing, parameter_groups
 from mmcl.models.saving import from_pretrained, save_pretrained
 from mmcl.negatives.balanced import BalancedBatches
+from mmcl.negatives.blocks import DEFAULT_BLOCKS, BlockBatches
 from mmcl.negatives.clusters import ClusterBatches, cluster_embeddings, default_clusters
 from mmcl.negatives.hardness import HardnessSchedule
 from mmcl.negatives.mixtures import MixtureBatches
@@ -148,6 +149,13 @@ def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
 def _random_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> Batches:
     if train.mixture is not None and not train.mixture.is_plain:
         return _mixture_batches(recipe, train)
+    if getattr(train.images, "reads_whole_blocks", False) and not recipe.data.bucket_by_length:
+        log.warning(
+            "%s is streamed: batches are made as with batches.name=blocks, of rows of some row groups at a time; "
+            "random ones would fetch a row group for nearly every image",
+            train.name,
+        )
+        return _block_batches(recipe, train, model)
     lengths = None
     if recipe.data.bucket_by_length:
         lengths = model.text.tower.preprocessing.lengths([texts[0] for texts in train.column("texts")])
@@ -213,12 +221,25 @@ def _balanced_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncode
     return BalancedBatches(labels, classes, each, seed=recipe.run.seed)
 
 
+def _block_batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder) -> BlockBatches:
+    images = train.images
+    if not hasattr(images, "blocks"):
+        raise ConfigError(
+            f"batches.name=blocks needs data that lie in blocks: Parquet that is streamed (?streaming=true), or tar "
+            f"shards; {train.name} does not, so its rows can be read in any order: take batches.name=random"
+        )
+    fitting = images.blocks_in_memory() if hasattr(images, "blocks_in_memory") else DEFAULT_BLOCKS
+    number = recipe.batches.blocks_at_once or min(fitting, DEFAULT_BLOCKS)
+    return BlockBatches(images.blocks(), recipe.train.batch_size, seed=recipe.run.seed, blocks_at_once=number)
+
+
 # batches.name -> how the batches of a recipe are made.
 BATCHES: dict[str, Callable[[Recipe, ImageTextDataset, DualEncoder], Batches]] = {
     "random": _random_batches,
     "unique_groups": _unique_group_batches,
     "clusters": _cluster_batches,
     "balanced": _balanced_batches,
+    "blocks": _block_batches,
 }
 
 

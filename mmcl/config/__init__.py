@@ -1,7 +1,7 @@
 """The recipe: one YAML file as typed, strict, frozen models. Every default stands here, once."""
 
+from mmcl.config.augment_presets import AUGMENT_PRESETS
 from mmcl.config.augment_sections import (
-    AUGMENT_PRESETS,
     AugmentSection,
     CaptionsSection,
     LocalCropsSection,

@@ -45,7 +45,14 @@ class DataSection(Section):
     augment: AugmentSection = AugmentSection()
     captions: CaptionsSection = CaptionsSection()
     bucket_by_length: bool = Field(False, description="batch captions of similar length together")
+    decode: Literal["exact", "scaled"] = Field(
+        "exact", description="scaled: training JPEGs are decoded no larger than their crop needs; not quite the pixels"
+    )
     workers: int | Literal["auto"] = Field("auto", description="reader processes; auto: 0 on CPU, up to 8 with a GPU")
+    prefetch: int = Field(2, ge=1, description="batches that each reader process reads ahead")
+    cache_tokens: bool | Literal["auto"] = Field(
+        "auto", description="tokenise each caption once, into files; auto: where captions come twice or more"
+    )
     holdout_share: float = Field(
         0.05, gt=0, lt=1, description="share of the training groups held out where the data have no validation split"
     )

@@ -110,10 +110,10 @@ class NegativesSection(Section):
 class BatchesSection(Section):
     """Which rows meet in a batch."""
 
-    name: Literal["random", "unique_groups", "clusters", "balanced"] = Field(
+    name: Literal["random", "unique_groups", "clusters", "balanced", "blocks"] = Field(
         "random",
         description="random; unique_groups: no group or caption twice in a batch; clusters: neighbours meet; balanced: "
-        "classes_per_batch classes with samples_per_class rows each",
+        "classes_per_batch classes with samples_per_class rows each; blocks: rows of few row groups or shards meet",
     )
     model: str | None = Field(None, description="clusters: MODEL whose embeddings of the rows are clustered")
     modality: Literal["image", "text"] = Field("image", description="clusters: what of a row is embedded")
@@ -124,6 +124,9 @@ class BatchesSection(Section):
         None, ge=2, description="balanced: P; null: train.batch_size / samples_per_class"
     )
     samples_per_class: int = Field(4, ge=1, description="balanced: K; P x K is train.batch_size")
+    blocks_at_once: int | None = Field(
+        None, ge=1, description="blocks: row groups or shards in use at once; null: what the buffer holds, at most 32"
+    )
 
 
 # batches.name -> the other keys of the section that it takes.
@@ -132,4 +135,5 @@ BATCHES_KEYS: dict[str, tuple[str, ...]] = {
     "unique_groups": (),
     "clusters": ("model", "modality", "clusters", "clusters_per_batch"),
     "balanced": ("column", "classes_per_batch", "samples_per_class"),
+    "blocks": ("blocks_at_once",),
 }

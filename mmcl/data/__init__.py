@@ -13,6 +13,9 @@ _HOMES = {
     "load_all": "mmcl.data.sources.loading",
     "available_splits": "mmcl.data.sources.loading",
     "parse_reference": "mmcl.data.sources.loading",
+    "BatchLoader": "mmcl.data.loader",
+    "BatchReader": "mmcl.data.collate",
+    "ImagePixels": "mmcl.data.collate",
     "ImageTextDataset": "mmcl.data.dataset",
     "ImageStore": "mmcl.data.dataset",
     "decode_image": "mmcl.data.images.decoding",
@@ -21,6 +24,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "BatchLoader",
+    "BatchReader",
+    "ImagePixels",
     "ImageStore",
     "ImageTextDataset",
     "available_splits",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -49,12 +50,9 @@ class ImagePixels:
         *,
         decode: Literal["exact", "scaled"] = "exact",
     ) -> None:
-        self.images, self.preprocessing, self.augmentation, self.decode = (
-            dataset.images,
-            preprocessing,
-            augmentation,
-            decode,
-        )
+        self.images, self.preprocessing = dataset.images, preprocessing
+        self.augmentation, self.decode = augmentation, decode
+        importlib.import_module("torchvision.transforms.v2")  # now: each worker would take seconds for it
 
     def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> tuple[dict[str, Tensor], list[SkippedRow]]:
         """Rows and their seeds -> ``pixel_values`` (b, 3, h, w) of those that can be read, and those that cannot."""

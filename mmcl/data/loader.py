@@ -111,7 +111,8 @@ class BatchLoader:
         """
         if not 0 <= state["batch"] <= len(self):
             raise ConfigError(
-                f"the state is at batch {state['batch']}, but an epoch has {len(self)}; give the same data and batch size"
+                f"the state is at batch {state['batch']} of an epoch, which has {len(self)}; give the same data and "
+                f"batch size"
             )
         self.epoch, self.batch = state["epoch"], state["batch"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +61,54 @@ class _Reading(torch.utils.data.Dataset):
             return _Failure(None, f"{type(error).__name__}: {error}")
 
 
+class _Plan:
+    """What is to be read, as it stands whenever the loader begins anew, and what was asked for and has not come."""
+
+    def __init__(self) -> None:
+        self.asked: deque[Sequence[int]] = deque()
+        self._epoch, self._rows = 0, iter(())
+
+    def begin(self, epoch: int, rows: Iterable[Sequence[int]]) -> None:
+        """Forget what was asked for before."""
+        self.asked.clear()
+        self._epoch, self._rows = epoch, iter(rows)
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[int]]]:
+        for part in self._rows:
+            rows = part.tolist() if hasattr(part, "tolist") else list(part)
+            self.asked.append(rows)
+            yield self._epoch, rows
+
+
+_RUNNING: weakref.WeakSet[ReaderProcesses] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Workers ignore the signal that ends them when the interpreter does, so they are told in time."""
+    for processes in list(_RUNNING):
+        processes.close()
+
+
+@contextmanager
+def deaths_explained(asked: Sequence[Sequence[int]] = ()) -> Iterator[None]:
+    """Within it, the death of a worker is a DataError that names the rows that were waited for, the first of ``asked``.
+
+    torch raises it wherever the main process happens to be, so loops over batches stand within this too.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        waited = f" while the batch of rows {_listed(asked[0])} was waited for" if asked else ""
+        raise DataError(
+            f"a reader process died{waited} ({str(error).splitlines()[0]}); the usual cause is memory: fewer "
+            f"data.workers, a smaller data.prefetch or smaller batches need less, and data.workers=0 reads in the "
+            f"training process itself"
+        ) from error
+
+
 class ReaderProcesses:
     """Workers that read batches ahead and hand them out in order; they stay from epoch to epoch.
 
@@ -82,8 +132,7 @@ class ReaderProcesses:
         self, reader: Reader, *, workers: int = 0, prefetch: int = PREFETCH, device: torch.device | str = "cpu"
     ) -> None:
         self.reader, self.workers, self.prefetch, self.device = reader, workers, prefetch, torch.device(device)
-        self._plan: Iterable[tuple[int, Sequence[int]]] = ()
-        self._asked: deque[Sequence[int]] = deque()
+        self._plan = _Plan()
         self._loader: torch.utils.data.DataLoader | None = None
 
     def read(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[Batch]:
@@ -98,59 +147,40 @@ class ReaderProcesses:
             MmclError: what the reader raised.
         """
         self.reader.epoch = epoch
-        self._asked.clear()
-        self._plan = self._noted(epoch, rows)
+        self._plan.begin(epoch, rows)
         if self._loader is None:
             self._loader = self._start()
-        with self.explained():
+        with deaths_explained(self._plan.asked):
             batches = iter(self._loader)
         while True:
-            with self.explained():
+            with deaths_explained(self._plan.asked):
                 batch = next(batches, None)
             if batch is None:
                 return
-            read = self._asked.popleft()
+            read = self._plan.asked.popleft()
             if isinstance(batch, _Failure):
                 raise batch.error or DataError(
                     f"the batch of rows {_listed(read)} cannot be read ({batch.reason}); data.workers=0 shows where"
                 )
             yield batch
 
-    def _noted(self, epoch: int, rows: Iterable[Sequence[int]]) -> Iterator[tuple[int, Sequence[int]]]:
-        for part in rows:
-            part = part.tolist() if hasattr(part, "tolist") else list(part)
-            self._asked.append(part)
-            yield epoch, part
-
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Within it, the death of a worker is a DataError that names the rows that were waited for."""
-        try:
-            yield
-        except RuntimeError as error:
-            # torch words it so, and may raise it anywhere in the main process while workers live.
-            if isinstance(error, MmclError) or not str(error).startswith("DataLoader worker"):
-                raise
-            waited = f" while the batch of rows {_listed(self._asked[0])} was read" if self._asked else ""
-            raise DataError(
-                f"a reader process died{waited} ({str(error).splitlines()[0]}); the usual cause is memory: fewer "
-                f"data.workers, a smaller data.prefetch or smaller batches need less, and data.workers=0 reads in the "
-                f"training process itself"
-            ) from error
-
-    def restart(self) -> None:
+    def close(self) -> None:
         """Let the workers go; the next ``read`` starts others, with the reader as it then is."""
+        batches = getattr(self._loader, "_iterator", None)
+        if hasattr(batches, "_shutdown_workers"):  # a loop that was left off may still hold on to it
+            batches._shutdown_workers()
         self._loader = None
 
-    close = restart
+    restart = close
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loader": None, "_plan": (), "_asked": deque()}
+        return {**self.__dict__, "_loader": None, "_plan": _Plan()}
 
     def _start(self) -> torch.utils.data.DataLoader:
+        _RUNNING.add(self)
         return torch.utils.data.DataLoader(
             _Reading(self.reader),
-            batch_sampler=_Plan(self),
+            batch_sampler=self._plan,
             collate_fn=_as_it_is,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
@@ -159,16 +189,6 @@ class ReaderProcesses:
             persistent_workers=self.workers > 0,
             prefetch_factor=self.prefetch if self.workers else None,
         )
-
-
-class _Plan:
-    """What is to be read, as it stands whenever the loader begins anew."""
-
-    def __init__(self, processes: ReaderProcesses) -> None:
-        self._processes = processes
-
-    def __iter__(self) -> Iterator[tuple[int, Sequence[int]]]:
-        return iter(self._processes._plan)
 
 
 def _as_it_is(batch: Batch) -> Batch:

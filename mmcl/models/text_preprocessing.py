@@ -34,6 +34,14 @@ class Tokens:
         """Tokens of each caption."""
         return [len(ids) for ids in self._ids]
 
+    def ids(self, row: int) -> Sequence[int] | np.ndarray:
+        """The tokens of one caption."""
+        return self._ids[row]
+
+    def with_ids(self, ids: Sequence[Sequence[int] | np.ndarray]) -> Tokens:
+        """Other captions' tokens, made into batches in the same way."""
+        return Tokens(ids, pad=self._pad, width=self._width, use_mask=self._use_mask)
+
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Some captions as ``input_ids`` and, where it is wanted, ``attention_mask``, int64 (b, t)."""
         picked = [self._ids[row] for row in rows]

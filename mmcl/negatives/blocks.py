@@ -27,9 +27,10 @@ class BlockBatches(BatchSampler):
 
     A loader's workers take batches in turn: 2, 4 or 8 of them have lanes of their own, and each block is needed by one.
     Within a batch rows stand block by block, and processes share it out at the blocks' edges. Fetches of each block an
-    epoch, by readers that keep L * W blocks (512 blocks of 100 rows, batches of 128, ``blocks_at_once=32``): 1.0 with 1,
-    2, 4 or 8 workers, also on 2 or 4 processes; 2.0 on 8 processes, which is more than W; 4.0 with 3 workers, which
-    share lanes. In random batches it is 93.
+    epoch, by readers that keep L * W blocks (500 blocks of 100 rows, batches of 128, ``blocks_at_once=32``): 1.00 with
+    one reader; 1.03 to 1.04 with 2, 4 or 8 workers, 1.02 on 2 and 1.06 on 4 processes (near the epoch's end lanes run
+    dry and share); 2.1 on 8 processes, which is more than W; 3.9 with 3 workers, which share lanes. Blocks of 20 to 139
+    rows: 1.00, 1.02, 1.21 on 2 and 1.73 on 4 processes. In random batches it is 94.
 
     Source: the two-level shuffle of Petastorm and MosaicML Streaming (blocks, then rows of some blocks). Deviation:
         lanes, so that the order depends on (seed, epoch) alone and workers still share no block.

@@ -122,8 +122,10 @@ class MixtureBatches(BatchSampler):
         """(k,) the most rows of each source that a batch may have."""
         if self.mixing == "per_source":
             return -(-self.rows_per_epoch // self._batches_of)
-        floors = self._shares()[1]
-        return floors.max(axis=0) + (floors.sum(axis=0) < self.rows_per_epoch)
+        sizes, floors = self._shares()
+        over = floors.sum(axis=0) < self.rows_per_epoch
+        left = floors.sum(axis=1) < sizes
+        return (floors + (left[:, None] & over[None, :])).max(axis=0)
 
     def _drawn(self, source: int, epoch: int) -> np.ndarray:
         """The rows that a source brings to an epoch, in order."""

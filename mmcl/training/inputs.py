@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+import pyarrow.compute as pc
 
 from mmcl.config import Recipe
 from mmcl.data.augment.captions import CaptionSampler, random_keys
 from mmcl.data.augment.images import ImageAugmentation
 from mmcl.data.augment.seeds import row_seed
 from mmcl.data.augment.tokens import TokenDropout
+from mmcl.data.cache_folder import cache_folder
+from mmcl.data.cached_tokens import CachedTokens, cache_tokens
+from mmcl.data.chunk_files import Sharing
 from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.hard_negatives import HardNegativeChoice
+from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.freezing import apply_freezing
-from mmcl.training.cached_features import FeatureCache, Views
+from mmcl.training.cached_features import FeatureCache, ProgressCallback, Views
+from mmcl.training.gather import gather_objects, rank, world_size
 
 log = get_logger(__name__)
 
@@ -28,10 +36,19 @@ class TrainingInputs:
         model: frozen as at the start.
         train: the training split.
         cache: features of frozen towers; None: towers always run.
+        progress: told how far the tokens of the captions are.
     """
 
-    def __init__(self, recipe: Recipe, model: DualEncoder, train: ImageTextDataset, cache: FeatureCache | None) -> None:
-        self._recipe, self._model, self._train, self._cache = recipe, model, train, cache
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: DualEncoder,
+        train: ImageTextDataset,
+        cache: FeatureCache | None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self._recipe, self._model, self._train, self._cache, self._progress = recipe, model, train, cache, progress
         self._negatives = HardNegativeChoice(train, recipe.negatives)  # what it misses is told before features are made
         self.reader = BatchReader(
             train,
@@ -59,7 +76,7 @@ class TrainingInputs:
         preprocessing = encoder.tower.preprocessing
         augmentation = ImageAugmentation(section, preprocessing) if section.active else None
         if self._cache is None or not encoder.has_fixed_features:
-            return ImagePixels(self._train, preprocessing, augmentation)
+            return ImagePixels(self._train, preprocessing, augmentation, decode=self._recipe.data.decode)
         if augmentation is None:
             return self._cache.images(encoder, self._train, shared=True)
         seed, number = self._recipe.run.seed, self._recipe.train.feature_cache.views
@@ -74,7 +91,7 @@ class TrainingInputs:
 
     def _text(self) -> Any:
         encoder, section = self._model.text, self._recipe.data.captions
-        keys = random_keys(section)
+        keys = [*random_keys(section), *(["data.captions.token_dropout"] if section.token_dropout else [])]
         if self._cache is None or not encoder.has_fixed_features or keys:
             if self._cache is not None and encoder.has_fixed_features:
                 log.warning(
@@ -84,8 +101,43 @@ class TrainingInputs:
                 )
             preprocessing = encoder.tower.preprocessing
             if not section.token_dropout:
-                return preprocessing
+                return preprocessing if keys else self._tokens(preprocessing)
             return TokenDropout(preprocessing, section.token_dropout, by=section.token_dropout_by)
         captions = set(self._negatives.possible_captions())
         captions.update(CaptionSampler(self._train, section).possible_captions())
         return self._cache.texts(encoder, captions, shared=True)
+
+    def _tokens(self, preprocessing: Any) -> Any:
+        """The text tower's preprocessing, from tokens that are kept where that is asked for or saves work."""
+        asked = self._recipe.data.cache_tokens
+        if asked is False or (asked == "auto" and not self._captions_come_again()):
+            return preprocessing
+        sampler = CaptionSampler(self._train, self._recipe.data.captions)
+
+        def captions() -> Iterator[str]:
+            yield from sampler.possible_captions()
+            yield from sorted(self._negatives.possible_captions())
+
+        def make() -> CachedTokens:
+            return cache_tokens(preprocessing, captions, folder=cache_folder() / "tokens", progress=self._progress)
+
+        # The main process writes; the others find it done, or write it on a disk of their own.
+        processes, failure, cached = Sharing(rank(), world_size(), gather_objects), None, None
+        try:
+            cached = make() if processes.rank == 0 else None
+        except OSError as error:
+            failure = ConfigError(
+                f"tokens cannot be kept in {cache_folder() / 'tokens'} ({error.strerror or error}); set "
+                f"data.cache_tokens=false, or MMCL_CACHE to another folder"
+            )
+        processes.settle(failure)
+        return cached or make()
+
+    def _captions_come_again(self) -> bool:
+        train = self._recipe.train
+        rows = train.max_steps * train.batch_size if train.max_steps else train.epochs * len(self._train)
+        captions = 1 if self._recipe.data.captions.sample == "first" else self._captions_a_row()
+        return rows >= 2 * captions * len(self._train)
+
+    def _captions_a_row(self) -> float:
+        return pc.mean(pc.list_value_length(self._train.table["texts"])).as_py() or 1.0

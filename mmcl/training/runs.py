@@ -24,6 +24,7 @@ CHECKPOINTS, LAST, MODEL = "checkpoints", "last", "model"
 _RESUMABLE = (
     *("run.dir", "run.tracker", "run.num_processes"),
     *("train.max_minutes", "train.log_every", "train.micro_batch_size", "data.workers"),
+    *("data.prefetch", "data.cache_tokens"),
 )
 _RESUMABLE_SECTIONS = ("evaluate", "checkpoint", "smoke")
 

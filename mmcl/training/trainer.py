@@ -37,7 +37,7 @@ from mmcl.training.gather import (
 from mmcl.training.grad_cache import MicroBatches
 from mmcl.training.gradients import Gradients, WholeBatch
 from mmcl.training.judging import Judging
-from mmcl.training.loading import batch_loader, number_of_workers
+from mmcl.training.loading import ReaderProcesses, deaths_explained, number_of_workers
 from mmcl.training.loss_watch import LossWatch
 from mmcl.training.progress import Progress, TrainingResult, peak_memory_mb
 from mmcl.training.protocols import Batches, Hooks, Objective, Reader
@@ -120,6 +120,7 @@ class Trainer:
             share = -(-largest // world_size())
             self.gradients = MicroBatches(self.objective, accelerator, size=size, share=share)
         self._trained: list[nn.Parameter] = []
+        self._readers: ReaderProcesses | None = None
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -141,8 +142,11 @@ class Trainer:
         if random is not None:
             set_random_state(random)
         if not self.progress.finished:
-            with StopSignals() as signals:
-                self.progress.stopped_by = self._train(signals)
+            try:
+                with StopSignals() as signals, deaths_explained():
+                    self.progress.stopped_by = self._train(signals)
+            finally:
+                self._let_readers_go()
             self._close()
         seconds = self.progress.train_seconds
         return TrainingResult(
@@ -205,12 +209,20 @@ class Trainer:
         device, data = self.accelerator.device, self.recipe.data
         whole = self.batches.epoch(self.progress.epoch)[self.progress.batch :]
         shares = (self.batches.share(rows, rank=rank(), world_size=world_size()).tolist() for rows in whole)
-        workers = number_of_workers(data.workers, device=device, is_cheap=self.reader.is_cheap)
-        loader = batch_loader(self.reader, shares, workers=workers, device=device, seed=self.recipe.run.seed)
-        for rows, batch in zip(whole, loader):
+        if self._readers is None:
+            workers = number_of_workers(data.workers, device=device, is_cheap=self.reader.is_cheap)
+            self._readers = ReaderProcesses(self.reader, workers=workers, prefetch=data.prefetch, device=device)
+        for rows, batch in zip(whole, self._readers.read(self.progress.epoch, shares)):
             yield batch, len(rows)
             if self._thaw():
+                self._let_readers_go()
                 return
+
+    def _let_readers_go(self) -> None:
+        """End the reader processes; the next batch is read by others, with the reader as it then is."""
+        if self._readers is not None:
+            self._readers.close()
+            self._readers = None
 
     # -- one step ------------------------------------------------------------------------------------------------
 

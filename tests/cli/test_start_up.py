@@ -26,6 +26,8 @@ COMMANDS = (
     ("eval", "compare"),
     ("eval", "forgetting"),
     ("data", "augment"),
+    ("data", "card"),
+    ("data", "inspect"),
     ("data", "mine"),
     ("recipes",),
     ("recipes", "show"),

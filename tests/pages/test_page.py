@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmcl.errors import ConfigError
+from mmcl.errors import ConfigError, ShapeError
 from mmcl.evaluation.report import Page
-from mmcl.pages.figures import draw_lines
+from mmcl.pages.figures import draw_bars, draw_lines
 from mmcl.pages.page import Item, thumbnail
 
 
@@ -101,3 +101,41 @@ def test_lines_are_drawn_through_their_points() -> None:
     bars = draw_lines({"one": ([0, 1], [0, 1])}, x_label="x", y_label="y", bars=([0.25, 0.75], [3, 1]))
     assert bars.count("<path") > draw_lines({"one": ([0, 1], [0, 1])}, x_label="x", y_label="y").count("<path")
     assert draw_lines({}, x_label="x", y_label="y", bars=([], []))  # no point at all is an empty drawing
+
+
+def test_a_grid_shows_pictures_over_their_texts() -> None:
+    image = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    page = Page("t")
+    page.grid([Item("<b>one</b>", image), Item("two")])
+    read = Reader(page.html())
+    assert [tag for tag, _ in read.tags].count("img") == 1
+    assert "b" not in [tag for tag, _ in read.tags]
+    words = [text for text in read.text if text]
+    assert words[-2:] == ["<b>one</b>", "two"]
+    empty = Page("t")
+    empty.grid([])
+    assert [attributes.get("class") for tag, attributes in Reader(empty.html()).tags if tag == "div"] == ["items"]
+
+
+def bar_heights(svg: str) -> list[float]:
+    """The heights of the filled rectangles of a drawing, in the order they were drawn; the background is left out."""
+    heights = []
+    for path in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path"):
+        numbers = [float(word) for word in (path.get("d") or "").replace("\n", " ").split() if word[-1].isdigit()]
+        if path.get("clip-path") and len(numbers) == 8:
+            heights.append(max(numbers[1::2]) - min(numbers[1::2]))
+    return heights
+
+
+def test_bars_are_as_high_as_they_say() -> None:
+    svg = draw_bars(["a", "b"], {"train": [1, 2], "test": [4, 0.5]}, x_label="x", y_label="y")
+    heights = bar_heights(svg)
+    assert [round(height / heights[0], 3) for height in heights] == [1, 2, 4, 0.5]
+    other = bar_heights(draw_bars(["a", "b"], {"train": [1, 2], "test": [3, 0.5]}, x_label="x", y_label="y"))
+    assert [round(height / other[0], 3) for height in other] != [1, 2, 4, 0.5]
+
+
+def test_bars_want_a_height_for_every_name() -> None:
+    with pytest.raises(ShapeError, match=r"bars\['train'\] has 1 heights for 2 names"):
+        draw_bars(["a", "b"], {"train": [1]}, x_label="x", y_label="y")
+    assert "<svg" in draw_bars([], {}, x_label="x", y_label="y")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmcl.cli.console import make_console
-from mmcl.cli.evaluate.options import Columns, Data, Images, open_data
+from mmcl.cli.console import check_json_file, make_console, write_json
+from mmcl.cli.evaluate.options import Columns, Data, Images, Json, open_data
 
 if TYPE_CHECKING:
     from mmcl.config import Recipe
@@ -32,6 +32,7 @@ def augment(
         typer.Option(min=8, help="Pixels of a view; default the recipe's model.image.image_size, or 224."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of run.seed.")] = None,
+    json_file: Json = None,
     columns: Columns = None,
     images: Images = None,
 ) -> None:
@@ -43,6 +44,7 @@ def augment(
     """
     from mmcl.errors import ConfigError
 
+    check_json_file(json_file)
     if out.is_dir():
         raise ConfigError(f"--out {out}: it is a folder; name a file in it")
     chosen = _read_recipe(data, recipe, preset, overrides or [])
@@ -51,17 +53,15 @@ def augment(
     renamed = [f"{key}={value}" for key, value in chosen.data.columns.model_dump().items() if value is not None]
     root = Path(chosen.data.images) if images is None and chosen.data.images else images
     dataset = open_data(data, columns=[*renamed, *(columns or [])], images=root)
-    page = preview(
-        dataset,
-        chosen.data.augment,
-        chosen.data.captions,
-        rows=rows,
-        views=views,
-        size=size or chosen.model.image.image_size or 224,
-        seed=chosen.run.seed if seed is None else seed,
-    )
+    seed = chosen.run.seed if seed is None else seed
+    size = size or chosen.model.image.image_size or 224
+    varied, captions = chosen.data.augment, chosen.data.captions
+    page = preview(dataset, varied, captions, rows=rows, views=views, size=size, seed=seed)
     page.write(out)
-    make_console().print(f"{out}: {min(rows, len(dataset))} rows of {dataset.name}, {views} views each")
+    about = {"data": dataset.name, "page": str(out), "rows": min(rows, len(dataset)), "views": views, "size": size}
+    make_console().print(f"{out}: {about['rows']} rows of {dataset.name}, {views} views each")
+    sections = {"augment": varied.model_dump(mode="json"), "captions": captions.model_dump(mode="json")}
+    write_json(json_file, {**about, "seed": seed, **sections})
 
 
 def _read_recipe(data: str, recipe: str | None, preset: str | None, overrides: list[str]) -> Recipe:

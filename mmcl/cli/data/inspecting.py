@@ -47,6 +47,7 @@ def inspect(
     Example: mmcl data inspect path/to/emoji --report page.html
     """
     check_json_file(json_file)
+    _check_report(report)
     console = make_console()
     number = how_many_images(sample_images, all_images=all_images, no_images=no_images)
     inspection, datasets = measure(
@@ -62,6 +63,16 @@ def inspect(
         )  # fmt: skip
         console.print(f"report: {page.write(report)}", soft_wrap=True, markup=False)
     write_json(json_file, inspection.as_dict())
+
+
+def _check_report(path: Path | None) -> None:
+    """Refuse a page that could not be written, before the data are measured."""
+    from mmcl.errors import ConfigError
+
+    if path is not None and path.is_dir():
+        raise ConfigError(f"--report {path}: it is a folder; name a file in it, such as {path / 'page.html'}")
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--report {path}: the page is HTML; name a file that ends in .html")
 
 
 def how_many_images(sample_images: int, *, all_images: bool, no_images: bool) -> int | None:

@@ -36,7 +36,7 @@ class Embedded:
 
     def __init__(self, audited: Audited) -> None:
         dim = audited.embed.embedding_dim
-        self._files = [tempfile.TemporaryFile(), tempfile.TemporaryFile()]
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 - they live as long as the maps
         self.images = self._map(0, (len(audited), dim))
         for start, dataset in zip(audited.starts, audited.datasets):
             embeddings, rows = audited.embed.images(dataset)

@@ -19,8 +19,8 @@ def hash_pairs(hashes: np.ndarray, bits: int) -> np.ndarray:
     """All pairs of hashes that differ in at most ``bits`` bits.
 
     Hashes are cut into 4 bands of 16 bits. Of two that differ in ``bits`` bits, at least one band differs in
-    ``bits // 4`` at most: for each band and each way of flipping so few bits, equal bands are looked up in sorted order,
-    and the candidates compared whole. Memory is bounded by ``PAIRS_AT_A_TIME``, beside the pairs found.
+    ``bits // 4`` at most: for each band and each way of flipping so few bits, equal bands are looked up in sorted
+    order, and the candidates compared whole. Memory is bounded by ``PAIRS_AT_A_TIME``, beside the pairs found.
 
     Args:
         hashes: (n,) uint64, no two equal.

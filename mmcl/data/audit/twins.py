@@ -127,14 +127,11 @@ def _compare(audited: Audited, candidates: np.ndarray) -> tuple[np.ndarray, np.n
         for part in _parts(candidates, audited):
             sides = [torch.from_numpy(small[np.searchsorted(rows, part[:, side])]).float() / 255 for side in (0, 1)]
             difference = aligned_difference(*sides).numpy()
-            # The mean of a picture that could not be read a second time is NaN, and no difference is below it.
             near = difference <= audited.limits.near_difference
             kept.append(part[near])
-            differences.append(
-                np.array([_exact(audited, pair, value) for pair, value in zip(part[near], difference[near])])
-            )
+            differences += [_exact(audited, pair, value) for pair, value in zip(part[near], difference[near])]
         del small
-    return np.concatenate(kept), np.concatenate(differences).astype(np.float32)
+    return np.concatenate(kept), np.array(differences, dtype=np.float32)
 
 
 def _parts(candidates: np.ndarray, audited: Audited) -> Iterator[np.ndarray]:

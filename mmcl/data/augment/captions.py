@@ -139,14 +139,16 @@ def random_keys(section: CaptionsSection) -> list[str]:
         "word_swap": section.word_swap > 0,
         "tags_drop": shuffles and section.tags_drop > 0,
         "tags_shuffle": shuffles and section.tags_shuffle,
-        "token_dropout": section.token_dropout > 0,
         "templates": len(section.templates) > MOST_VARIANTS,
     }
     return [f"data.captions.{key}" for key, on in keys.items() if on]
 
 
 def captions_are_finite(section: CaptionsSection) -> bool:
-    """Whether a row's possible captions are so few that features or tokens of all can be kept."""
+    """Whether a row's possible captions are so few that what is made of all of them can be kept.
+
+    Their tokens, that is; their features only where no token is dropped (``token_dropout``).
+    """
     return not random_keys(section)
 
 
@@ -244,7 +246,10 @@ def _text_column(dataset: ImageTextDataset, name: str) -> pa.ChunkedArray:
         if field not in names:
             raise ConfigError(f"{where}; {head!r} has {', '.join(names) or 'no fields'}")
         column = pc.struct_field(column, field)
-    kind = column.type.value_type if pa.types.is_list(column.type) else column.type
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise DataError(
             f"data.captions.translations: column {name!r} of {dataset.name} holds {column.type}; wanted captions or "

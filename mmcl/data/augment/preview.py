@@ -47,7 +47,8 @@ def preview(
 ) -> Page:
     """Some rows of a data set, each with its image and caption as ``views`` epochs would bring them.
 
-    Under the run's seed and the tower's size these are the very views that training sees. Objectives that take several
+    Under the run's seed, at the tower's size and for one that resizes bicubically, these are the very views that
+    training sees. Objectives that take several
     views of an image get more of them: where they differ, those of the first epoch are shown too.
 
     Args:

@@ -24,8 +24,6 @@ class TokenizedCaptions(Protocol):
 class Tokenizing(Protocol):
     """What token dropout needs of a tower's text preprocessing."""
 
-    tokenizer: Any
-
     def tokens(self, texts: Sequence[str]) -> TokenizedCaptions: ...
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]: ...
@@ -56,7 +54,7 @@ class TokenDropout:
         padded, alone = both.batch([0, 1])["input_ids"].numpy(), both.batch([0])["input_ids"].numpy()
         self._special, self._pad = np.unique(alone[0, : both.lengths[0]]), int(padded[0, -1])
         self._fixed_width = padded.shape[1] == alone.shape[1]
-        self._mask = _mask_token(preprocessing.tokenizer) if by == "mask" else None
+        self._mask = _mask_token(preprocessing) if by == "mask" else None
 
     def __call__(self, texts: Sequence[str], *, seeds: Sequence[int] | np.ndarray | None = None) -> dict[str, Tensor]:
         """Captions and their seeds -> the tower's text inputs; without seeds, all tokens are there.
@@ -103,7 +101,8 @@ class TokenDropout:
         return made
 
 
-def _mask_token(tokenizer: Any) -> int:
+def _mask_token(preprocessing: Any) -> int:
+    tokenizer = getattr(preprocessing, "preprocessing", preprocessing).tokenizer  # or of what keeps its tokens
     inner = getattr(tokenizer, "tokenizer", None)  # open_clip wraps some Hugging Face tokenizers
     for known in (tokenizer, inner):
         token = getattr(known, "mask_token_id", None)

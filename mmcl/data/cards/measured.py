@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
 
 from mmcl.data.cards.vocabulary import asks_credit, license_id
 from mmcl.data.dataset import ImageTextDataset
@@ -11,11 +14,12 @@ from mmcl.data.summary.figures import column_rows, image_section, percent, secti
 from mmcl.data.summary.inspecting import Inspection
 from mmcl.data.summary.summarising import Summary, sample_rows
 
-BLOCKS = ("figures", "images", "columns", "examples", "licences", "checked")
+BLOCKS = ("figures", "images", "measured", "columns", "examples", "licences", "checked")
 LICENCE_COLUMNS = ("licence", "license")
 EXAMPLES = 5
 _SHOWN_LABELS = 20
 _SHOWN_CHARACTERS = 120
+_HASHED_ROWS = 65_536  # that are Python objects at a time
 
 
 def measured_blocks(
@@ -30,16 +34,38 @@ def measured_blocks(
         date: of the measurement, as it is to be written.
     """
     summaries = inspection.summaries
-    fingerprints = ", ".join(f"{split} `{dataset.fingerprint()}`" for split, dataset in datasets.items())
-    said = f"Measured on {date} by `{command}`; fingerprints of images and captions: {fingerprints}."
+    fingerprints = {
+        split: content_fingerprint(dataset, inspection.scans.get(split)) for split, dataset in datasets.items()
+    }
+    listed = "; ".join(f"{split} {of} `{digest}`" for split, (digest, of) in fingerprints.items())
     return {
-        "figures": _figures(summaries) + "\n\n" + said,
+        "figures": _figures(summaries),
         "images": _images(inspection),
+        "measured": f"Measured on {date} by `{command}`. Fingerprints: {listed}.",
         "columns": _columns(summaries),
         "examples": _examples(datasets),
         "licences": _licences(summaries),
         "checked": _checked(inspection),
     }
+
+
+def content_fingerprint(dataset: ImageTextDataset, scan: pa.Table | None) -> tuple[str, str]:
+    """A hash of what the data hold, wherever they lie, and what it is of.
+
+    Args:
+        dataset: whose captions are hashed, row by row.
+        scan: ``scan_images`` of every row: the encoded images are hashed too. One of a sample, or None: they are not.
+    """
+    digest = hashlib.sha256()
+    column = dataset.table["texts"]
+    for start in range(0, len(dataset), _HASHED_ROWS):
+        for texts in column.slice(start, _HASHED_ROWS).to_pylist():
+            digest.update("\x1f".join(texts).encode() + b"\x1e")
+    if scan is None or scan.num_rows < len(dataset):
+        return digest.hexdigest()[:16], "captions"
+    for value in scan["digest"].to_pylist():
+        digest.update(value or b"-")
+    return digest.hexdigest()[:16], "captions and images"
 
 
 def begin_mark(name: str) -> str:
@@ -73,7 +99,7 @@ def _cell(value: object) -> str:
     text = " ".join(str(value).split())
     text = text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
     # A caption must not become a link, a tag, or the end of its cell.
-    return re.sub(r"([\\|<>\[\]`*_~])", r"\\\1", text) if text != "---" else text
+    return re.sub(r"([\\|<>\[\]`*]|(?<!\w)_|_(?!\w))", r"\\\1", text) if text != "---" else text
 
 
 def _figures(summaries: Mapping[str, Summary]) -> str:

@@ -65,6 +65,7 @@ def write_card(inspection: Inspection, blocks: Mapping[str, str], words: CardWor
         f"{rows:,} images with captions.{version}",
         _ask("What is this, and what is it for? Two sentences."),
         "## Figures", parts["figures"], parts["images"],
+        parts["measured"],
         "## Getting and loading it", _loading(inspection), parts["examples"],
         "## Columns", parts["columns"],
         "## How it was made", _sources(words),

@@ -87,7 +87,7 @@ class HubFiles:
 
         path, size = self._files[number]
         place = f"datasets/{self._repository}@{self._commit}/{path}"
-        # Parquet knows the ranges that it wants; fsspec's own reading ahead would fetch megabytes of images beside them.
+        # Parquet asks for the ranges it needs; fsspec's own reading ahead would fetch megabytes of images beside.
         return HfFileSystem(endpoint=self._endpoint).open(place, "rb", size=size, cache_type="none")
 
     def identity(self) -> str:

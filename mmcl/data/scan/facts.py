@@ -48,8 +48,8 @@ def image_facts(images: ImageStore, row: int) -> dict[str, Any]:
     Returns:
         ``problem`` (why it cannot be read, without the file's name) stands there only where there is one; ``width`` and
         ``height`` are the file's, before its orientation is applied; ``mean`` and ``std`` are of the grey pixels that
-        a model would see (upright, transparency over white), in [0, 255]. Where both sides have 512 pixels or more, hash,
-        mean and standard deviation are those of a JPEG decoded at a part of its size: some bits of the hash may differ.
+        a model would see (upright, transparency over white), in [0, 255]. Where both sides have 512 pixels or more,
+        hash, mean and standard deviation are those of a JPEG decoded at a part of its size: bits may differ.
     """
     place = images.describe(row)
     try:

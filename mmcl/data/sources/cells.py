@@ -36,9 +36,11 @@ def as_lists(column: pa.ChunkedArray, *, what: str, separator: str | None = None
         separator: what a plain string is split at; None keeps it whole.
 
     Raises:
-        DataError: cells of another type.
+        DataError: cells of another type, or more than 2 GiB of text.
     """
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(column, pa.ChunkedArray):  # arrow's lists of text end at 2 GiB
+        raise DataError(f"{what} holds more than 2 GiB of text; give the rows as WebDataset shards, or split the table")
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)

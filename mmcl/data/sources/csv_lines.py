@@ -179,6 +179,8 @@ def _read_header(dialect: _Dialect) -> tuple[_Dialect, tuple[str, ...]]:
         header = next(dialect.records(), None)
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from error
+    except UnicodeError as error:
+        raise DataError(f"{path} is not {dialect.encoding} ({error}); name its encoding") from error
     if header is None:
         raise DataError(f"{path} is empty; wanted a header line and rows")
     names = header[0]
@@ -219,8 +221,8 @@ def _check_quotes(dialect: _Dialect) -> None:
     """
     last = 0
     try:
-        for _, last in dialect.records(strict=True):
-            pass
+        for _row, line in dialect.records(strict=True):
+            last = line
     except csv.Error as error:
         raise DataError(
             f"{dialect.path}:{last + 1}: a quote opens in this row and is not closed as it must be ({error}); close "

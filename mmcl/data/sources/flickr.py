@@ -24,7 +24,9 @@ def is_caption_file(path: Path) -> bool:
         return False
     start = _start(path)
     header = start.split(b"\n", 1)[0].lower()
-    return _TOKEN_LINE.match(start) is not None or (b"image" in header and (b"caption" in header or b"comment" in header))
+    return _TOKEN_LINE.match(start) is not None or (
+        b"image" in header and (b"caption" in header or b"comment" in header)
+    )
 
 
 def read_caption_file(path: Path, *, encoding: str | None = None) -> RawRows:

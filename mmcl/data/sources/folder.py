@@ -161,9 +161,7 @@ def _read_metadata(
     return dataclasses.replace(raw, table=raw.table.append_column(column, splits))
 
 
-def _read_whole(
-    folder: Path, images: Path | None, columns: Mapping[str, str], options: Mapping[str, str]
-) -> RawRows:
+def _read_whole(folder: Path, images: Path | None, columns: Mapping[str, str], options: Mapping[str, str]) -> RawRows:
     return open_folder(folder, images=images, columns=columns, options=options).rows(None)
 
 
@@ -192,6 +190,10 @@ def _tables_by_split(folder: Path, files: list[str] | None = None) -> dict[str, 
         split = split_prefix(name) if name.lower().endswith(TABLE_SUFFIXES) else None
         if split is not None:
             tables.setdefault(canonical_split(split), []).append(folder / name)
+    for split, paths in tables.items():
+        if len({path.suffix.lower() for path in paths}) > 1:
+            listed = ", ".join(path.name for path in paths)
+            raise DataError(f"{folder}: the tables {listed} are all the split {split}; keep those of one kind")
     return tables
 
 

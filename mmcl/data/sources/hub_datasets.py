@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from mmcl.data.images.dataset_rows import DatasetImages
 from mmcl.data.images.parquet_files import HubFiles
-from mmcl.data.images.row_groups import BUFFER_BYTES
 from mmcl.data.sources.features import image_column, is_heavy, plain_table
 from mmcl.data.sources.hub_parquet import find_parquet
 from mmcl.data.sources.rows import RawRows
@@ -28,8 +27,8 @@ class HubDataset:
         reference: the id.
         columns: the user's column names; ``image`` matters here.
         config: which of the data set's configurations; None where it has one.
-        streaming: whether it is read in pieces and not downloaded (``mmcl.data.sources.streaming``).
-        max_bytes: of row groups that a process keeps when streaming.
+        stream_bytes: read it in pieces and download nothing whole (``mmcl.data.sources.streaming``), and keep so many
+            bytes of them in each process; None: download it.
     """
 
     def __init__(
@@ -38,13 +37,12 @@ class HubDataset:
         *,
         columns: Mapping[str, str],
         config: str | None = None,
-        streaming: bool = False,
-        max_bytes: int = BUFFER_BYTES,
+        stream_bytes: int | None = None,
     ) -> None:
         self._id, _, revision = reference.partition("@")
         self._reference, self._columns = reference, columns
         self._arguments = {"path": self._id, "name": config, "revision": revision or None}
-        self._streaming, self._max_bytes = streaming, max_bytes
+        self._stream_bytes = stream_bytes
         self._streamed: dict[str, HubFiles] = {}
         self._offline_copy: Mapping[str, Any] | None = None
         self._names: list[str] | None = None
@@ -64,7 +62,7 @@ class HubDataset:
         import datasets
         from huggingface_hub import HfApi, constants
 
-        if self._streaming and constants.HF_HUB_OFFLINE:
+        if self._stream_bytes is not None and constants.HF_HUB_OFFLINE:
             raise DataError(
                 f"{self._reference}: streaming reads from the Hub, and HF_HUB_OFFLINE is set; unset it, or leave "
                 f"?streaming=true out to use a copy that was downloaded before"
@@ -75,7 +73,7 @@ class HubDataset:
                 return list(self._offline_copy)
             # One request with a time limit: without a connection `datasets` retries for half a minute.
             info = HfApi().dataset_info(self._id, revision=self._arguments["revision"], timeout=_TIMEOUT_SECONDS)
-            if self._streaming:
+            if self._stream_bytes is not None:
                 self._streamed = find_parquet(**self._arguments, commit=info.sha)
                 return list(self._streamed)
             arguments = {**self._arguments, "config_name": self._arguments["name"]}
@@ -95,9 +93,14 @@ class HubDataset:
         import datasets
 
         split = split or self.splits()[0]
-        if self._streaming:
-            files, source = self._streamed[split], f"{self._reference}:{split}"
-            return read_streamed(files, source=source, columns=self._columns, max_bytes=self._max_bytes, keep=True)
+        if self._stream_bytes is not None:
+            return read_streamed(
+                self._streamed[split],
+                source=f"{self._reference}:{split}",
+                columns=self._columns,
+                max_bytes=self._stream_bytes,
+                keep=True,
+            )
         try:
             if self._offline_copy is not None:
                 dataset = self._offline_copy[split]

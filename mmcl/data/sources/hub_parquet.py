@@ -41,8 +41,8 @@ def find_parquet(path: str, name: str | None, revision: str | None, *, commit: s
         return _with_sizes(path, commit, {split: [str(file) for file in files] for split, files in own.items()})
     if revision is not None:
         raise DataError(
-            f"{path}@{revision} holds no Parquet files, and the Hub's Parquet copy is of the newest revision alone; leave "
-            f"the revision or ?streaming=true out"
+            f"{path}@{revision} holds no Parquet files, and the Hub's Parquet copy is of the newest revision alone; "
+            f"leave the revision or ?streaming=true out"
         )
     return _converted(path, name or builder.config.name)
 

@@ -97,7 +97,7 @@ def _open_as_utf8(path: Path, encoding: str | None) -> IO[bytes]:
         return open(path, "rb")
     try:
         return io.BytesIO(path.read_bytes().decode(encoding).encode())
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise DataError(f"{path} is not {encoding} ({error}); name its encoding") from error
 
 
@@ -155,7 +155,7 @@ def _beyond_ascii(column: pa.ChunkedArray) -> bool:
         texts = pc.list_flatten(texts)
     if not pa.types.is_string(texts.type):
         return False
-    return not (pc.all(pc.string_is_ascii(texts)).as_py() in (True, None))
+    return pc.all(pc.string_is_ascii(texts)).as_py() is False
 
 
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:
@@ -170,7 +170,9 @@ def _joined(tables: Sequence[pa.Table]) -> pa.Table:
         pass  # one key of several types
     columns = {}
     for key in dict.fromkeys(name for table in tables for name in table.column_names):
-        parts = [table[key] if key in table.column_names else pa.nulls(len(table)) for table in tables]
+        parts = [
+            table[key] if key in table.column_names else pa.chunked_array([pa.nulls(len(table))]) for table in tables
+        ]
         kinds = {part.type for part in parts} - {pa.null()}
         if len(kinds) > 1:
             columns[key] = _column([value for part in parts for value in part.to_pylist()])

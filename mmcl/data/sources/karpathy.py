@@ -24,7 +24,7 @@ def is_one_object(path: Path) -> bool:
     if not start.startswith(b"{"):
         return False
     try:
-        return "images" in json.loads(first_line)
+        return not {"images", "annotations"}.isdisjoint(json.loads(first_line))
     except ValueError:
         return True
 

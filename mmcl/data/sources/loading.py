@@ -17,6 +17,7 @@ from mmcl.data.sources.opened import OpenedData, OpenedRows, OpenedVectors
 from mmcl.data.sources.options import check_options, split_options
 from mmcl.data.sources.resplitting import SPLIT_OPTIONS, resplit
 from mmcl.data.sources.rows import Source
+from mmcl.data.sources.streaming import STREAMING_OPTIONS, open_streamed, streaming_bytes
 from mmcl.data.sources.tables import TABLE_OPTIONS, TABLE_SUFFIXES, open_table
 from mmcl.data.splits import canonical_split, canonical_splits, choose_split
 from mmcl.errors import ConfigError, DataError
@@ -27,10 +28,10 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 # What a kind of data takes behind its ``?``, beside what every kind without splits of its own takes (SPLIT_OPTIONS).
 SOURCE_OPTIONS: dict[str, tuple[str, ...]] = {
-    "hub": ("config",),
+    "hub": ("config", *STREAMING_OPTIONS),
     "shards": (),
-    "folder": TABLE_OPTIONS,
-    "table": TABLE_OPTIONS,
+    "folder": (*TABLE_OPTIONS, *STREAMING_OPTIONS),
+    "table": (*TABLE_OPTIONS, *STREAMING_OPTIONS),
     "mixture": (),
     "vectors": (),
 }
@@ -74,12 +75,15 @@ def load(
         data: what to read, ``BASE[?key=value&key=value][:SPLIT]``. The base is
 
             - a folder: ``metadata.jsonl``/``.csv``/``.parquet`` beside images, images with ``.txt`` files, one folder a
-              class, split folders of these, or WebDataset shards (see ``open_folder``);
-            - a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file; a column ``image``, ``file_name`` or ``path`` names
-              the image (in Parquet it may hold the image), a column ``split`` the split;
-            - a Karpathy split file ``dataset_*.json``;
+              class, split folders of these, what `datasets` saved, or WebDataset shards (see ``open_folder``);
+            - a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file; a column ``image``, ``file_name`` or another name in
+              common use (see ``ALIASES``; what is guessed is logged) names the image, or holds it as base64 text or, in
+              Parquet, as bytes; a column ``split`` names the split. ``?encoding=cp1252`` and ``?separator=;`` tell how
+              text is written;
+            - COCO's ``captions_*.json``, a Karpathy split file ``dataset_*.json``, Flickr's caption files;
             - WebDataset shards: ``shards-{000..099}.tar``, a pattern with ``*``, or one ``.tar``;
-            - ``owner/name[@revision][?config=NAME]``, a data set on the Hugging Face Hub;
+            - ``owner/name[@revision][?config=NAME]``, a data set on the Hugging Face Hub; it and Parquet here are read
+              in pieces, images when they are needed, with ``?streaming=true[&buffer_mb=1024]`` (see ``read_streamed``);
             - a ``.yaml`` file that names several of these and their weights (see ``open_mixture``);
             - ``shapes[?train=4000&test=200&seed=1&image_size=64]``, built in;
             - ``vectors:FILE.npz`` or ``.safetensors``, embeddings computed elsewhere.
@@ -196,7 +200,8 @@ def open_data(
 
         opened = open_mixture(base, path, columns=columns, images=images, progress=progress)
     else:
-        opened = OpenedRows(base, open_source(path, columns=columns, images=images, options=own), columns=columns)
+        source = open_source(path, columns=columns, images=images, options=own, progress=progress)
+        opened = OpenedRows(base, source, columns=columns)
     rest = {key: value for key, value in options.items() if key not in own}
     return resplit(opened, rest, columns=columns) if rest else opened
 
@@ -206,6 +211,8 @@ def _kind(path: str) -> str:
     if path.startswith("vectors:"):
         return "vectors"
     place = Path(path).expanduser()
+    if place.suffix.lower() == ".parquet" and "*" in place.name:
+        return "table"
     if place.suffix == ".tar" or ".tar." in place.name or (any(m in place.name for m in "{*") and not place.exists()):
         return "shards"
     if place.suffix.lower() in MIXTURE_SUFFIXES and not place.is_dir():
@@ -221,6 +228,7 @@ def open_source(
     columns: Mapping[str, str],
     images: str | Path | None,
     options: Mapping[str, str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Source:
     """The source of rows that a path, shards or a Hub id is; reads no more than it must to know the splits.
 
@@ -229,6 +237,7 @@ def open_source(
         columns: the user's column names; ``image`` and ``split`` matter here.
         images: the folder that relative image paths start from.
         options: those of ``SOURCE_OPTIONS`` that were given.
+        progress: told how many shards are indexed.
 
     Raises:
         DataError: there are no such data.
@@ -241,13 +250,18 @@ def open_source(
     if kind == "shards":
         from mmcl.data.sources.shards import expand_shards, open_shards
 
-        return open_shards(expand_shards(path))
+        return open_shards(expand_shards(path), progress=progress)
+    stream_bytes = streaming_bytes(base, options)
+    options = {key: value for key, value in options.items() if key not in STREAMING_OPTIONS}
+    if stream_bytes is not None and kind != "hub":
+        check_options(f"{base}?streaming=true", options, ())
+        return open_streamed(path, columns=columns, images=root, max_bytes=stream_bytes)
     if kind == "folder":
         return open_folder(path, images=root, columns=columns, options=options)
     if kind == "hub":
         from mmcl.data.sources.hub_datasets import HubDataset
 
-        return HubDataset(base, columns=columns, **options)
+        return HubDataset(base, columns=columns, stream_bytes=stream_bytes, **options)
     if not path.exists():
         raise DataError(f"there is no {path.absolute()}{_near(path)}; wanted a folder, a table, shards or a Hub id")
     return open_table(path, images=root, columns=columns, options=options)

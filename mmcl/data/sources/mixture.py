@@ -101,7 +101,7 @@ class OpenedMixture:
         ]
         absent = [part.name for part, splits in zip(self._parts, self._splits_of_parts()) if wanted not in splits]
         if absent:
-            log.info("%s: %s: no part of the split %s is in %s", self.name, ", ".join(absent), wanted, "them")
+            log.info("%s:%s: without rows: %s", self.name, wanted, ", ".join(absent))
         name = self.name if wanted is None else f"{self.name}:{wanted}"
         return self._join([(part, part.opened.dataset(own)) for part, own in taking], name)
 

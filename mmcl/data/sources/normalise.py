@@ -75,9 +75,7 @@ def normalise(raw: RawRows, *, name: str, columns: Mapping[str, str] | None = No
 
 def _tell_repeated_ids(ids: pa.ChunkedArray, raw: RawRows, rows: np.ndarray, *, name: str) -> None:
     """Warn of ids that name several rows; all rows are kept."""
-    given = len(ids) - ids.null_count
-    distinct = pc.count_distinct(ids).as_py()
-    if distinct == given:
+    if len(pc.unique(ids.drop_null())) == len(ids) - ids.null_count:
         return
     counts = pc.value_counts(ids.drop_null())
     repeated = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
@@ -172,7 +170,7 @@ def _merge_repeated(table: pa.Table, images: FileImages, *, name: str) -> tuple[
     Returns:
         The rows, their images, and (n,) int: the first row of each.
     """
-    if pc.count_distinct(images.paths).as_py() == len(images):
+    if len(images.paths.dictionary_encode().dictionary) == len(images):  # half the time of count_distinct
         return table, images, np.arange(len(images))
     keys = [images.paths.cast(pa.string())]
     for column in _SCALARS[1:]:

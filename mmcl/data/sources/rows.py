@@ -96,7 +96,8 @@ class OneTable:
                 return None
             column = table[wanted if wanted in names else names[0]]
             if pa.types.is_nested(column.type):
-                raise DataError(f"{self._all().source}: the column {names[0]!r} of splits holds {column.type}; wanted text")
+                what = f"{self._all().source}: the column {names[0]!r} of splits"
+                raise DataError(f"{what} holds {column.type}; wanted text")
             values = pc.utf8_trim_whitespace(column.cast(pa.string()))
             self._values = pc.if_else(pc.equal(values, ""), None, values).combine_chunks().dictionary_encode()
         return self._values
@@ -126,6 +127,9 @@ class SplitSources:
         return list(self._readers)
 
     def rows(self, split: str | None) -> RawRows:
-        if split is None and len(self._readers) == 1:
+        if split is None:
+            if len(self._readers) > 1:
+                listed = ", ".join(self._readers)
+                raise DataError(f"these data have the splits {listed}; name one (split folders are not nested)")
             split = next(iter(self._readers))
         return self._readers[split]()

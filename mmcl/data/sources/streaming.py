@@ -21,6 +21,7 @@ from mmcl.data.images.parquet_files import LocalFiles, ParquetFiles
 from mmcl.data.images.row_groups import BUFFER_BYTES, RowGroupImages, RowGroupReader, RowGroups
 from mmcl.data.sources.columns import ALIASES
 from mmcl.data.sources.features import image_column, is_heavy, plain_table
+from mmcl.data.sources.options import whole_number, yes_or_no
 from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
 from mmcl.data.splits import canonical_split, is_split_name, split_prefix
 from mmcl.errors import DataError
@@ -29,7 +30,19 @@ from mmcl.logs import get_logger
 log = get_logger(__name__)
 
 MOST_THREADS = 8  # files whose light columns are read at once: over a network each waits for answers
+STREAMING_OPTIONS = ("streaming", "buffer_mb")  # what stands behind the ? of a reference
 _VERSION = "1"
+
+
+def streaming_bytes(base: str, options: Mapping[str, str]) -> int | None:
+    """Bytes of fetched row groups that a process keeps, where options ask for streaming; None where they do not.
+
+    Raises:
+        ConfigError: a value that the options cannot take.
+    """
+    if not yes_or_no(base, options, "streaming", default=False):
+        return None
+    return whole_number(base, options, "buffer_mb", BUFFER_BYTES >> 20) << 20
 
 
 def open_streamed(
@@ -51,15 +64,10 @@ def open_streamed(
     splits = [_split_of(file, path if path.is_dir() else file.parent) for file in paths]
     read = partial(_read_local, columns=columns, images=images, max_bytes=max_bytes)
     if None not in splits and (len(paths) > 1 or path.is_dir()):
-        names = dict.fromkeys(canonical_split(split) for split in splits if split)
-        return SplitSources(
-            {
-                name: partial(
-                    read, [file for file, split in zip(paths, splits) if split and canonical_split(split) == name]
-                )
-                for name in names
-            }
-        )
+        by_split: dict[str, list[Path]] = {}
+        for file, split in zip(paths, splits):
+            by_split.setdefault(canonical_split(str(split)), []).append(file)
+        return SplitSources({split: partial(read, own) for split, own in by_split.items()})
     without = [file for file, split in zip(paths, splits) if split is None]
     if len(without) < len(paths) and len(paths) > 1:
         raise DataError(f"{path.absolute()}: {without[0].name} names no split and others do; move it, or name it")
@@ -83,6 +91,10 @@ def _find(path: Path) -> list[Path]:
             f"image by image anyway), or write Parquet with `mmcl data convert DATA -o OUT --format parquet`"
         )
     return found
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
 
 
 def _split_of(file: Path, root: Path) -> str | None:

@@ -119,11 +119,17 @@ def read_table(path: Path, wanted: TableFormat = TableFormat()) -> RawRows:
         raw = readers[suffix](path)
         root = wanted.root
         if root is None and raw.images is None:
-            column = wanted.image_column or guess_column(raw.table.schema, "image", source=raw.source)
-            root = image_root(raw.table, column, path.parent, source=raw.source)
+            root = image_root(raw.table, _image_column(raw, wanted), path.parent, source=raw.source)
     except OSError as error:
         raise DataError(f"{path.absolute()}: {error.strerror or error}") from error
     return RawRows(raw.table, raw.source, raw.locate, raw.numbers, raw.skipped, raw.images, root or path.parent)
+
+
+def _image_column(raw: RawRows, wanted: TableFormat) -> str | None:
+    try:
+        return wanted.image_column or guess_column(raw.table.schema, "image", source=raw.source)
+    except DataError:  # several may be meant: an error where images are wanted, and nothing to look for here
+        return None
 
 
 def read_tables(paths: Sequence[Path], wanted: TableFormat = TableFormat()) -> RawRows:
@@ -180,9 +186,7 @@ def _without_undecodable(path: Path, table: pa.Table) -> RawRows:
         kept = kept.set_column(index, table.column_names[index], text)
     places = [(row, f"{path}:row {row}") for row in np.flatnonzero(bad).tolist()]
     skipped = [SkippedRow(row, place, "not UTF-8") for row, place in places]
-    return RawRows(
-        kept, str(path), lambda rows: [f"{path}:row {row}" for row in rows], np.flatnonzero(~bad), skipped
-    )
+    return RawRows(kept, str(path), lambda rows: [f"{path}:row {row}" for row in rows], np.flatnonzero(~bad), skipped)
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -71,14 +71,12 @@ def refuse_other_encoding(path: Path, bad: np.ndarray, beyond_ascii: np.ndarray,
         return
     shown = first.decode("cp1252", errors="replace")
     raise DataError(
-        f"{path} is not UTF-8: {count} of {len(bad)} rows, the first at {place} (as cp1252 it reads {shown!r}); name its "
-        f"encoding behind the path (?encoding=cp1252), or convert it: iconv -f CP1252 -t UTF-8"
+        f"{path} is not UTF-8: {count} of {len(bad)} rows, the first at {place} (as cp1252 it reads {shown!r}); name "
+        f"its encoding behind the path (?encoding=cp1252), or convert it: iconv -f CP1252 -t UTF-8"
     )
 
 
-def drop_undecodable(
-    path: Path, table: pa.Table, *, place: Callable[[int], str]
-) -> tuple[pa.Table, np.ndarray]:
+def drop_undecodable(path: Path, table: pa.Table, *, place: Callable[[int], str]) -> tuple[pa.Table, np.ndarray]:
     """Binary columns as text, without the rows that are not UTF-8.
 
     Args:

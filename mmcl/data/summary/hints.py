@@ -188,16 +188,16 @@ def _of_images(split: str, summary: Summary, data: str) -> Iterator[Hint]:
         yield Hint(
             "unreadable_images",
             split,
-            f"{images.unreadable:,} images {looked} cannot be read ({why[:80]})",
+            f"Images that cannot be read: {images.unreadable:,} {looked} ({why[:80]})",
             f"mmcl data audit {data} --fix OUT writes a copy without them",
         )
     for name, number, what, least in (
-        ("tiny_images", images.tiny, f"have a shorter side under {TINY_PIXELS} pixels", TINY_IMAGES),
-        ("blank_images", images.blank, "are of one grey, or almost", BAD_IMAGES),
-        ("repeated_images", images.repeated, "are copies of another, to the byte", TINY_IMAGES),
+        ("tiny_images", images.tiny, f"Images with a shorter side under {TINY_PIXELS} pixels", TINY_IMAGES),
+        ("blank_images", images.blank, "Images of one grey, or almost", BAD_IMAGES),
+        ("repeated_images", images.repeated, "Images that are copies of another, to the byte", TINY_IMAGES),
     ):
         if number and number >= least * images.looked_at:
-            yield Hint(name, split, f"{number:,} images {looked} {what}", f"mmcl data audit {data} lists them")
+            yield Hint(name, split, f"{what}: {number:,} {looked}", f"mmcl data audit {data} lists them")
     if images.shorter_side.median >= LARGE_PIXELS:
         yield Hint(
             "large_images",

@@ -85,7 +85,8 @@ def same_types(tables: Tables) -> dict[str | None, pa.Table]:
 
 def keeps_in_json(tables: Tables) -> bool:
     """Whether JSON gives back every value of every column as it is."""
-    return all(_json_knows(column.type) and not _holds_nan(column) for table in tables.values() for column in table)
+    columns = [column for table in tables.values() for column in table.columns]
+    return all(_json_knows(column) and not _holds_nan(column) for column in columns)
 
 
 def _names_up_to(image_column: str) -> tuple[str, ...]:
@@ -142,11 +143,18 @@ def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _json_knows(kind: pa.DataType) -> bool:
+def _json_knows(column: pa.ChunkedArray) -> bool:
+    """Whether a reader of JSON makes the same of every value; whole numbers beyond 63 bits come back as text."""
+    if column.type == pa.uint64() and (pc.max(column).as_py() or 0) >= 2**63:
+        return False
+    return _type_in_json(column.type)
+
+
+def _type_in_json(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
-        return _json_knows(kind.value_type)
+        return _type_in_json(kind.value_type)
     if pa.types.is_struct(kind) or (pa.types.is_nested(kind) and not pa.types.is_map(kind)):
-        return all(_json_knows(kind.field(place).type) for place in range(kind.num_fields))
+        return all(_type_in_json(kind.field(place).type) for place in range(kind.num_fields))
     known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating)
     return any(is_known(kind) for is_known in (*known, pa.types.is_boolean, pa.types.is_null))
 
@@ -168,7 +176,7 @@ def _for_json(table: pa.Table, changed: dict[str, str]) -> pa.Table:
     for place, name in enumerate(table.column_names):
         column = table[name]
         convert: Callable[[pa.ChunkedArray], pa.Array]
-        if not _json_knows(column.type):
+        if not _json_knows(column):
             convert, what = _as_text, f"{column.type}, written as text"
         elif _holds_nan(column):
             convert, what = _finite, "numbers that are not finite, written as null"

@@ -39,7 +39,7 @@ def test_crops_are_torchvisions(height: int, width: int) -> None:
     image = picture(height, width)
     for seed in (0, 1, 2**40, 2**62):
         assert torch.equal(augment(image, seed=seed), with_global_seed(plain, image, seed))
-    if height > 1:
+    if (height, width) == (40, 30):  # the others have but one crop that is allowed
         assert not torch.equal(augment(image, seed=3), with_global_seed(plain, image, 4))
 
 
@@ -102,7 +102,7 @@ def test_blur_is_torchvisions_up_to_rounding(kernel: int, sigma: float) -> None:
 def test_the_blurs_kernel_is_a_tenth_of_the_image() -> None:
     for size, kernel in ((224, 23), (96, 9), (24, 3)):
         augment = ImageAugmentation(AugmentSection(blur=1.0), ImagePreprocessing((size, size)))
-        assert augment._steps.transforms[0].transforms[0].kernel_size == [kernel, kernel]
+        assert augment._steps.transforms[0].transforms[0].kernel_size == (kernel, kernel)
     with pytest.raises(
         ConfigError, match=r"blur_kernel is 49, too wide for views of 24 x 24 pixels; want less than 48"
     ):

@@ -79,7 +79,9 @@ def test_paths_are_never_taken_for_images(tmp_path):
     cells = pa.chunked_array([[path for path in PATHS if not path.startswith("SUkqA")]])
     assert not find_base64(cells, root=tmp_path).any()
     for cell in cells.to_pylist():
-        assert isinstance(load(write_json_lines(tmp_path / "t.jsonl", [{"image": cell, "text": "a"}])).images, FileImages)
+        assert isinstance(
+            load(write_json_lines(tmp_path / "t.jsonl", [{"image": cell, "text": "a"}])).images, FileImages
+        )
 
 
 def test_a_file_of_that_name_makes_it_a_path(tmp_path, items):
@@ -95,7 +97,14 @@ def test_a_file_of_that_name_makes_it_a_path(tmp_path, items):
 
 def test_paths_and_text_in_one_column(tmp_path, items):
     write_images(tmp_path, items[:1])
-    cells = [items[0].name, _text(items[1].png), None, "none.png", _text(items[2].png)[:-9] + "!", _text(b"no image" * 600)]
+    cells = [
+        items[0].name,
+        _text(items[1].png),
+        None,
+        "none.png",
+        _text(items[2].png)[:-9] + "!",
+        _text(b"no image" * 600),
+    ]
     rows = [{"image": cell, "text": f"row {n}"} for n, cell in enumerate(cells)]
     dataset = load(write_json_lines(tmp_path / "t.jsonl", rows))
     assert [row.reason for row in dataset.skipped] == ["no image file named"]
@@ -146,7 +155,9 @@ def test_large_text_columns_are_memory_mapped(tmp_path, monkeypatch):
 
 def test_addresses_are_refused_with_a_way_out(tmp_path):
     rows = [{"image": f"https://example.org/{n}.jpg", "text": "a"} for n in range(2)]
-    with pytest.raises(DataError, match=r"holds addresses \(https://example.org/0\.jpg\).*does not download.*img2dataset"):
+    with pytest.raises(
+        DataError, match=r"holds addresses \(https://example.org/0\.jpg\).*does not download.*img2dataset"
+    ):
         load(write_json_lines(tmp_path / "t.jsonl", rows))
     dataset = load(write_json_lines(tmp_path / "t.jsonl", [*rows, {"image": "a.png", "text": "b"}]))
     assert [row.reason for row in dataset.skipped] == ["the address of an image, which mmcl does not download"] * 2

@@ -131,3 +131,99 @@ def test_the_folder_above_a_data_set_is_no_class_folder(tmp_path, items):
         write_json_lines(write_images(tmp_path / "emoji" / split, items) / "metadata.jsonl", _rows(items))
     with pytest.raises(DataError, match=f"did you mean {tmp_path}/emoji\\?"):
         load(tmp_path)
+
+
+def test_metadata_above_nested_folders(tmp_path, items):
+    rows = []
+    for index, item in enumerate(items):
+        place = f"a{index % 2}/b{index % 3}"
+        write_images(tmp_path / place, [item])
+        rows.append({"file_name": f"{place}/{item.name}", "text": item.texts[0]})
+    write_csv(tmp_path / "Metadata.CSV", rows)
+    dataset = load(tmp_path)
+    assert [dataset.images.read(row).shape[1] for row in range(6)] == [4, 5, 6, 7, 8, 9]
+
+
+def test_of_two_metadata_files_the_one_that_is_read_is_told(tmp_path, items, caplog):
+    write_images(tmp_path, items)
+    write_csv(tmp_path / "metadata.csv", _rows(items[:2]))
+    write_json_lines(tmp_path / "metadata.jsonl", _rows(items))
+    assert len(load(tmp_path)) == 6
+    assert "metadata.jsonl is read, metadata.csv is not" in caplog.text
+
+
+def test_missing_images_are_found_when_they_are_read(tmp_path, items):
+    write_json_lines(write_images(tmp_path, items[:3]) / "metadata.jsonl", _rows(items))
+    dataset = load(tmp_path)
+    assert len(dataset) == 6
+    assert dataset.images.read(2).shape == (3, 6, 5)
+    with pytest.raises(DataError, match=f"{tmp_path}/3.png: no such image file"):
+        dataset.images.read(3)
+
+
+def test_upper_case_suffixes_hidden_files_and_marks(tmp_path, items):
+    for index, item in enumerate(items[:4]):
+        (tmp_path / f"{index}.PNG").write_bytes(item.png)
+    (tmp_path / "0.TXT").write_text("\ufeffcafé\n", encoding="utf-8")
+    (tmp_path / "1.txt").write_text("café\n", encoding="utf-16")
+    (tmp_path / "2.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "3.Txt").write_bytes(b"plain")
+    (tmp_path / "._0.png").write_bytes(b"resource fork")
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails" / "0.png").write_bytes(items[0].png)
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "0.png").write_bytes(items[0].png)
+    dataset = load(tmp_path)
+    assert dataset.column("texts") == [["café"], ["café"], ["plain"]]
+    assert [(row.source, row.reason[:29]) for row in dataset.skipped] == [
+        (f"{tmp_path}/2.txt", "cannot be read: not UTF-8 ('u")
+    ]
+    assert load(f"{tmp_path}?encoding=latin-1").texts(2) == ["café"]
+
+
+def test_captions_in_another_encoding_throughout_are_an_error(tmp_path, items):
+    for index in range(20):
+        (tmp_path / f"{index:02}.png").write_bytes(items[0].png)
+        (tmp_path / f"{index:02}.txt").write_bytes(b"caf\xe9" if index < 10 else b"tea")
+    with pytest.raises(
+        DataError, match=r"10 of 20 caption files are not UTF-8, the first is .*00\.txt.*encoding=cp1252"
+    ):
+        load(tmp_path)
+    assert load(f"{tmp_path}?encoding=cp1252").texts(0) == ["café"]
+
+
+def test_links_are_followed_once(tmp_path, items):
+    outside = write_images(tmp_path / "elsewhere", items[:3])
+    folder = tmp_path / "data"
+    write_images(folder / "cat", items[3:5])
+    (folder / "dog").symlink_to(outside, target_is_directory=True)
+    (folder / "cat" / "linked.png").symlink_to(outside / "0.png")
+    (folder / "cat" / "loop").symlink_to(folder, target_is_directory=True)
+    dataset = load(folder)
+    assert sorted(dataset.column("label")) == ["cat"] * 3 + ["dog"] * 3
+    assert sorted(dataset.column("id")) == [
+        "cat/3.png",
+        "cat/4.png",
+        "cat/linked.png",
+        "dog/0.png",
+        "dog/1.png",
+        "dog/2.png",
+    ]
+    assert [dataset.images.read(row).shape[0] for row in range(6)] == [3] * 6
+
+
+def test_a_table_without_a_known_name(tmp_path, items, caplog):
+    write_json_lines(tmp_path / "captions.jsonl", [{"file_name": "/x/0.png", "text": "a"}])
+    assert len(load(tmp_path)) == 1
+    assert "captions.jsonl is read" in caplog.text
+    write_csv(tmp_path / "more.csv", _rows(items))
+    with pytest.raises(DataError, match=r"several tables \(captions\.jsonl, more\.csv\); name the one that is meant"):
+        load(tmp_path)
+    write_images(tmp_path, items)
+    with pytest.raises(DataError, match=r"6 images without captions; .*or name the table, as in .*\.(csv|jsonl)"):
+        load(tmp_path)
+    write_images(tmp_path / "cat", items)
+    assert set(load(tmp_path).column("label")) == {"cat"}
+    assert "captions.jsonl, more.csv is not" in caplog.text.replace(
+        "more.csv, captions.jsonl", "captions.jsonl, more.csv"
+    )

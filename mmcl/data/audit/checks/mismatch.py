@@ -13,7 +13,8 @@ from mmcl.data.audit.checks.caption_text import shown
 
 NAME = "mismatched_caption"
 _CHUNK = 65536
-_LEAST_FIT = 2.0  # standard deviations by which the median pair has to fit better than random pairs
+_FAR_BELOW = 3.0  # standard deviations below the median fit: 1 in 1,000 of normally distributed fits
+_NORMAL_QUARTER = 0.6745  # standard deviations from a normal distribution's median to its quarter
 _LEAST_ROWS = 8  # fewer tell nothing of random pairs
 _TILE = 16384
 
@@ -52,15 +53,17 @@ def _mismatched(audited: Audited) -> Iterator[Found]:
         )
         return
     fit = _fits(audited, readable, pairs)
-    median = float(np.median(fit))
-    if median < _LEAST_FIT:
+    quarter, median = (float(value) for value in np.quantile(fit, [0.25, 0.5]))
+    spread = (median - quarter) / _NORMAL_QUARTER
+    limit = min(audited.limits.mismatch_z, median - _FAR_BELOW * spread)
+    if limit < 0:
         audited.not_run[NAME] = (
-            f"the model cannot tell: half of the captions fit their image by less than {_LEAST_FIT:g} standard deviations "
-            f"of random pairs (the median is {median:.1f}); give a better model"
+            f"the model cannot tell: its median pair fits by {median:.1f} standard deviations of random pairs and a "
+            f"quarter by {quarter:.1f} or less, so fitting pairs and random ones overlap; give a better model"
         )
         return
-    chosen = pairs[fit < audited.limits.mismatch_z]
-    details, related = _better(audited, chosen, fit[fit < audited.limits.mismatch_z])
+    chosen, fit = pairs[fit < limit], fit[fit < limit]
+    details, related = _better(audited, chosen, fit)
     yield Found(captions.rows[chosen], details, related)
 
 
@@ -108,9 +111,10 @@ def _better(audited: Audited, pairs: np.ndarray, fit: np.ndarray) -> tuple[list[
 
 MISMATCHED_CAPTION = Check(
     NAME, "warning", "look",
-    "Captions that fit their image no better than a random caption does, and the image no better than a random image: "
-    "less than mismatch_z standard deviations above the mean of all pairs both ways (of pairs set up at random, 9 in 10 "
-    "lie below 1.28). Named beside it: the row whose caption fits the image best. Not made with a model whose median "
-    "pair fits by less than 2.",
+    "Captions that fit their image no better than a random caption does, and the image no better than a random one: "
+    "less than mismatch_z standard deviations above the mean of all pairs both ways (of pairs set up at random, 9 in "
+    "10 lie below 1.28), and 3 standard deviations below the median of these data's own pairs, which 1 in 1,000 fitting "
+    "pairs is. Named beside it: the row whose caption fits the image best. Not looked for with a model too weak to "
+    "tell the two apart.",
     _mismatched, "model",
 )  # fmt: skip

@@ -88,8 +88,8 @@ TRUNCATED = Check(
 
 HUGE = Check(
     "huge_image", "error", "drop",
-    "Images with more pixels than Pillow dares to decode (a decompression bomb fills the memory with a small file), or, "
-    "as a warning, with more megapixels than the threshold max_megapixels: they slow the loader down.",
+    "Images with more pixels than Pillow dares to decode (a decompression bomb fills the memory with a small file), "
+    "or, as a warning, with more megapixels than the threshold max_megapixels: they slow the loader down.",
     _huge, "pixels",
 )  # fmt: skip
 
@@ -107,7 +107,7 @@ EXTREME_ASPECT = Check(
 
 BLANK = Check(
     "blank_image", "warning", "look",
-    "Images of next to one grey level (threshold blank_std, the standard deviation of levels 0-255). Camera noise alone "
-    "has 2 or more; the plainest of 3,664 emoji has 4.",
+    "Images of next to one grey level (threshold blank_std, the standard deviation of levels 0-255). Camera noise "
+    "alone has 2 or more; the plainest of 3,664 emoji has 4.",
     _blank, "pixels",
 )  # fmt: skip

@@ -60,8 +60,8 @@ def _wrong_extension(audited: Audited) -> Iterator[Found]:
 
 UNUSUAL_MODE = Check(
     "unusual_mode", "note", "keep",
-    "Images that are no RGB, grey or palette pictures of 8 bits (CMYK, 16 bits, floats ...). mmcl converts them; colours "
-    "of CMYK without a profile may be off, and 16 bits keep their upper 8.",
+    "Images that are no RGB, grey or palette pictures of 8 bits (CMYK, 16 bits, floats ...). mmcl converts them; "
+    "colours of CMYK without a profile may be off, and 16 bits keep their upper 8.",
     _unusual_mode, "pixels",
 )  # fmt: skip
 

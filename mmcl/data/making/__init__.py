@@ -1,0 +1,1 @@
+"""Data sets made here, from what package registries serve or from nothing: everybody can make the same again."""
