@@ -168,6 +168,12 @@ def _mixture_batches(recipe: Recipe, train: ImageTextDataset) -> MixtureBatches:
             f"{recipe.data.path} mixes its sources by weights or one a batch, which data.bucket_by_length would undo; "
             f"leave one of them out"
         )
+    if getattr(train.images, "reads_whole_blocks", False):
+        log.warning(
+            "%s is streamed, and drawn from by weights or one source a batch: nearly every image fetches a row group; "
+            "leave weight and mixing out for batches.name=blocks, or streaming",
+            train.name,
+        )
     ids, names, weights = sources_of(train, train.mixture)
     size, mixing = recipe.train.batch_size, train.mixture.mixing
     batches = MixtureBatches(ids, weights, size, seed=recipe.run.seed, mixing=mixing, names=names)

@@ -37,7 +37,7 @@ class SplitSection(Section):
 class DataSection(Section):
     """What is learnt from: the data, their splits and columns, and how images and captions are varied."""
 
-    path: str = Field(description="DATA: folder, table, shards, Hub id, or shapes[?train=N&seed=N]")
+    path: str = Field(description="DATA: folder, table, shards, Hub id, mixture.yaml, or shapes[?train=N&seed=N]")
     images: str | None = Field(None, description="folder the image paths of a table are relative to")
     negatives: str | None = Field(None, description="file of mmcl data mine: wrong captions and images of the rows")
     split: SplitSection = SplitSection()

@@ -62,7 +62,7 @@ def test_it_writes_a_card_and_keeps_what_a_person_wrote(invoke, pairs: Path, tmp
 
 
 def test_without_a_file_the_card_goes_to_the_terminal(invoke) -> None:
-    done = invoke("data", "card", *MADE, "--language", "en", "--license", "apache-2.0")
+    done = invoke("data", "card", *MADE, "--language", "en", "--license", "apache-2.0", "--no-images")
     assert done.code == 0, done.err
     assert done.out.startswith("---\npretty_name: shapes\n")
     assert "| rows | 12 | 4 | 4 | 4 |" in done.out

@@ -31,7 +31,13 @@ def test_it_shows_all_splits_side_by_side(invoke, pairs: Path, tmp_path: Path) -
     page, told = tmp_path / "deep" / "page.html", tmp_path / "told.json"
     done = invoke("data", "inspect", str(pairs), "--report", str(page), "--json", str(told), "--samples", "2")
     assert done.code == 0, done.err
-    for words in ("train", "test", "train and test share 1 captions", "no validation split", "cannot be read"):
+    for words in (
+        "train",
+        "test",
+        "train and test have in common: captions 1",
+        "no validation split",
+        "cannot be read",
+    ):
         assert words in done.out, words
     found = json.loads(told.read_text())
     assert list(found) == ["data", "splits", "overlaps", "hints"]

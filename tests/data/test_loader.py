@@ -307,7 +307,7 @@ def test_a_batch_is_pinned_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unreadable_images_are_listed_and_the_other_rows_kept(tmp_path: Path, items: list[Item]) -> None:
     write_images(tmp_path, items)
     (tmp_path / "2.png").write_bytes(b"")
-    (tmp_path / "4.png").write_bytes(items[4].png[:-20])
+    (tmp_path / "4.png").write_bytes(items[4].png[:-60])
     Image.new("RGB", (4, 4)).save(tmp_path / "5.png", "JPEG")  # not what its name says, and read all the same
     write_json_lines(tmp_path / "metadata.jsonl", [{"file_name": i.name, "text": i.texts} for i in items])
     with BatchLoaderOf(load(tmp_path)) as loader:

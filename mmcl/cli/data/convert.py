@@ -68,16 +68,31 @@ def convert(
 def _open(
     data: str, wanted: list[str] | None, columns: list[str] | None, images: Path | None, progress: Any
 ) -> dict[str | None, ImageTextDataset]:
-    from mmcl.data import load, load_all, parse_reference
-    from mmcl.data.splits import canonical_split
-    from mmcl.errors import ConfigError
+    """The splits that are meant, read from data that are opened once.
 
-    options = {"columns": renamed_columns(columns), "images": images, "progress": progress}
-    if not wanted:
-        return load_all(data, **options)
-    if parse_reference(data).split is not None:
+    Raises:
+        DataError: all splits are meant, and some rows are in none.
+        ConfigError: DATA names a split, and so does ``--split``.
+    """
+    from mmcl.data import parse_reference
+    from mmcl.data.sources.loading import load_split, open_data
+    from mmcl.data.splits import canonical_split, canonical_splits
+    from mmcl.errors import ConfigError, DataError
+
+    base, named = parse_reference(data)
+    if named is not None and wanted:
         raise ConfigError(f"{data} names a split, and --split another; leave one of them out")
-    return {canonical_split(name): load(data, split=name, **options) for name in wanted}
+    opened = open_data(base, columns=renamed_columns(columns), images=images, progress=progress)
+    names = [named] if named is not None else wanted or canonical_splits(opened.splits())
+    if not names:
+        return {None: load_split(opened, base, None)}
+    splits = {canonical_split(name): load_split(opened, base, name) for name in names}
+    if named is None and not wanted and all("split" in dataset.table.column_names for dataset in splits.values()):
+        left = len(opened.whole()) - sum(map(len, splits.values()))
+        if left:
+            chosen = " ".join(f"--split {name}" for name in names)
+            raise DataError(f"{left:,} rows of {data} are in no split; give them one, or leave them out by {chosen}")
+    return splits
 
 
 def _verify(out: Path, others: list[Any], console: Console) -> dict[str, Any]:

@@ -145,8 +145,8 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
             left_out.add_row(*map(Text, row))
         console.print(left_out)
     for overlap in inspection.overlaps:
-        groups = "" if overlap.groups is None else f", {overlap.groups:,} groups"
-        line = f"{overlap.first} and {overlap.second} share {overlap.captions:,} captions{groups}"
+        groups = "" if overlap.groups is None else f", groups {overlap.groups:,}"
+        line = f"{overlap.first} and {overlap.second} have in common: captions {overlap.captions:,}{groups}"
         console.print(Text(line), soft_wrap=True)
     print_hints(inspection, console)
 

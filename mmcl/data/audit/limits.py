@@ -27,10 +27,10 @@ class Limits:
     """
 
     min_pixels: int = _limit(32, "an image whose longer side has fewer pixels is tiny", least=1)
-    max_aspect: float = _limit(8, "an image whose longer side is more times the shorter is extreme", least=1)
-    max_megapixels: float = _limit(50, "an image of more megapixels is huge")
+    max_aspect: float = _limit(8.0, "an image whose longer side is more times the shorter is extreme", least=1)
+    max_megapixels: float = _limit(50.0, "an image of more megapixels is huge")
     blank_std: float = _limit(
-        2, "an image whose grey levels (0-255) have a smaller standard deviation is blank", most=128
+        2.0, "an image whose grey levels (0-255) have a smaller standard deviation is blank", most=128
     )
     max_tokens: int = _limit(77, "a caption of more tokens (about 4 bytes each) will be cut by CLIP", least=1)
     max_chars: int = _limit(2000, "a caption of more characters is over-long", least=1)

@@ -48,8 +48,8 @@ def preview(
     """Some rows of a data set, each with its image and caption as ``views`` epochs would bring them.
 
     Under the run's seed, at the tower's size and for one that resizes bicubically, these are the very views that
-    training sees. Objectives that take several
-    views of an image get more of them: where they differ, those of the first epoch are shown too.
+    training sees. Objectives that take several views of an image get more of them: where they differ, those of the
+    first epoch are shown too.
 
     Args:
         dataset: rows are drawn from it by ``seed``, and shown in its order; one with fewer rows is shown whole.

@@ -180,7 +180,7 @@ def _no_image(data: bytes) -> str:
     """Why Pillow knows no image in the data."""
     name = _ISO_MEDIA.get(bytes(data[4:12]))
     if name is not None:
-        return f"a {name} image, which this Pillow cannot decode; convert it to JPEG, PNG or WebP"
+        return f"in {name} format, which this Pillow cannot decode; convert it to JPEG, PNG or WebP"
     start = data[:40]
     if start and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
         return f"not an image that Pillow can identify, but text: {start.decode('ascii')!r}"

@@ -88,15 +88,49 @@ class JoinedArrays(JoinedImages):
         return found
 
 
+class JoinedBlocks(JoinedImages):
+    """Rows that lead to several stores, of which one at least is fetched block by block."""
+
+    @property
+    def reads_whole_blocks(self) -> bool:
+        """Whether random batches would fetch a block for nearly every image of a store."""
+        return any(getattr(store, "reads_whole_blocks", False) for store in self.stores)
+
+    def blocks(self) -> np.ndarray:
+        """(n,) int64: the block each image is in; a store without any counts as blocks of the others' mean size."""
+        own = {
+            number: store.select(self.rows[self.owner == number]).blocks()
+            for number, store in enumerate(self.stores)
+            if hasattr(store, "blocks") and (self.owner == number).any()
+        }
+        sizes = [len(blocks) / len(np.unique(blocks)) for blocks in own.values()]
+        mean = max(1, round(float(np.mean(sizes)))) if sizes else 1
+        found, start = np.empty(len(self), dtype=np.int64), 0
+        for number in np.unique(self.owner).tolist():
+            places = self.owner == number
+            numbers = own[number] if number in own else np.arange(int(places.sum())) // mean
+            found[places] = start + numbers
+            start += int(numbers.max()) + 1
+        return found
+
+    def blocks_in_memory(self) -> int:
+        """How many blocks, be they the largest, a process can keep at once; at least one."""
+        counts = [store.blocks_in_memory() for store in self.stores if hasattr(store, "blocks_in_memory")]
+        return min(counts, default=max(1, len(np.unique(self.blocks()))))
+
+
 def join_images(stores: Sequence[ImageStore]) -> ImageStore:
     """The images of several stores, one after another; the only store itself where there is one.
 
-    What comes can read many images at once where every store can and all hold images of one size.
+    What comes can read many images at once where every store can and all hold images of one size, and knows blocks
+    where one of them does.
     """
     if len(stores) == 1:
         return stores[0]
     owner = np.repeat(np.arange(len(stores), dtype=np.int64), [len(store) for store in stores])
     rows = np.concatenate([np.arange(len(store), dtype=np.int64) for store in stores])
+    if any(hasattr(store, "blocks") for store in stores):
+        return JoinedBlocks(stores, owner, rows)
     sizes = {store.read_many([]).shape[1:] if hasattr(store, "read_many") else None for store in stores}
     return (JoinedArrays if len(sizes) == 1 and None not in sizes else JoinedImages)(stores, owner, rows)
 

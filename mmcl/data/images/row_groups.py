@@ -66,7 +66,7 @@ class RowGroupReader:
         num_fetched: row groups that this process has fetched.
     """
 
-    RETRY_SECONDS: ClassVar[tuple[float, ...]] = (0.5, 2.0, 8.0)  # before each further try
+    RETRY_SECONDS: ClassVar[tuple[float, ...]] = (0.5, 2.0)  # before each further try; the Hub's client tries a few times itself
     REFUSED_SECONDS: ClassVar[float] = 60.0
     MOST_FOOTERS: ClassVar[int] = 64
     SCATTERED_FETCHES: ClassVar[int] = 200  # after so many, it is told that too little of each was used
@@ -181,8 +181,8 @@ class RowGroupReader:
         with self._lock:
             footer = self._footers.get(number)
         with self.files.open(number) as file:
-            # One range, no threads of arrow's: they do not survive a fork, and the caller has its own.
-            parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=False)
+            # The bytes and their paths lie beside each other: buffered before, they are one range and one request.
+            parquet = pq.ParquetFile(file, metadata=footer, pre_buffer=True)
             cells = parquet.read_row_group(int(self.groups.number[group]), columns=[self.column], use_threads=False)
             with self._lock:
                 self._footers[number] = parquet.metadata

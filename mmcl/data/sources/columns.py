@@ -21,8 +21,8 @@ log = get_logger(__name__)
 ALIASES: dict[str, tuple[str, ...]] = {
     "image": (
         "image", "file_name", "filename", "filepath", "file_path", "path", "image_path", "img_path", "image_file",
-        "image_filename", "image_file_name", "image_name", "img_name", "img", "image_bytes", "image_base64", "jpg", "jpeg",
-        "png", "webp",
+        "image_filename", "image_file_name", "image_name", "img_name", "img", "image_bytes", "image_base64", "jpg",
+        "jpeg", "png", "webp",
     ),
     "text": ("text", "texts", "caption", "captions", "comment", "comments", "sentence", "sentences", "txt"),
     "label": ("label",),

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow.csv as pcsv
 
 from mmcl.batch import SkippedRow
 from mmcl.data.images.column import NO_DOWNLOADS
+from mmcl.data.sources.csv_records import Dialect, Records, check_quotes
 from mmcl.data.sources.rows import RawRows
 from mmcl.data.sources.text_encoding import drop_undecodable, encoding_by_mark
 from mmcl.errors import DataError
@@ -26,31 +26,11 @@ from mmcl.logs import get_logger
 
 log = get_logger(__name__)
 
-csv.field_size_limit(1 << 30)
 _BLOCK_BYTES = 16 << 20  # a row longer than a block is an error of arrow's reader
 _LARGEST_BLOCK = (1 << 31) - 1
 _SEPARATORS = (",", ";", "\t", "|")
 _IMAGE_NAME = re.compile(r"\S.*\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
 _NUL_REASON = "holds NUL bytes: the file is damaged here"
-
-
-@dataclass(frozen=True)
-class _Dialect:
-    """How a file is written."""
-
-    path: Path
-    delimiter: str
-    encoding: str | None  # None: UTF-8
-    header: tuple[str, ...] | None = None  # given where the file has none
-    quotes: bool = True
-
-    def records(self, *, strict: bool = False) -> Iterator[tuple[list[str], int]]:
-        """The records that are not blank, the header included, with the number of the line each ends on."""
-        with open(self.path, newline="", encoding=self.encoding or "utf-8-sig", errors="replace") as file:
-            lines = (line.replace("\0", "") for line in file)
-            quoting = csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
-            reader = csv.reader(lines, delimiter=self.delimiter, strict=strict, quoting=quoting)
-            yield from ((row, reader.line_num) for row in reader if row)
 
 
 def read_csv(
@@ -77,7 +57,7 @@ def read_csv(
         OSError: the file cannot be opened.
         DataError: no header, a repeated column name, a quote that is not closed, or text in another encoding.
     """
-    dialect = _Dialect(path, delimiter, encoding or encoding_by_mark(path), tuple(header) if header else None, quotes)
+    dialect = Dialect(path, delimiter, encoding or encoding_by_mark(path), tuple(header) if header else None, quotes)
     names = dialect.header
     if names is None:
         dialect, names = _read_header(dialect)
@@ -85,7 +65,7 @@ def read_csv(
     table = _read(dialect, names, broken)
     table = table.rename_columns([name.strip() for name in names])
     first = 1 if dialect.header else 2  # arrow counts the header as row 1
-    records, broken_records = _Records(dialect), [row.number - first for row in broken]
+    records, broken_records = Records(dialect), [row.number - first for row in broken]
     skipped = [
         SkippedRow(record, place, f"{row.actual_columns} fields, wanted {row.expected_columns}")
         for record, place, row in zip(broken_records, records.locate(broken_records), broken)
@@ -97,7 +77,7 @@ def read_csv(
     if dialect.delimiter == "|":  # written with blanks around it, as in flickr30k
         table = pa.table({name: pc.utf8_trim_whitespace(table[name]) for name in table.column_names})
     if _any_holds(table, "\n").any() or any("\n" in _text(row) for row in broken):
-        _check_quotes(dialect)
+        check_quotes(dialect)
     nul = _any_holds(table, "\0")
     if nul.any():
         skipped += _skip(records, numbers[nul], _NUL_REASON)
@@ -105,7 +85,7 @@ def read_csv(
     return RawRows(table, str(path), records.locate, numbers, skipped)
 
 
-def _read(dialect: _Dialect, names: Sequence[str], broken: list[pcsv.InvalidRow]) -> pa.Table:
+def _read(dialect: Dialect, names: Sequence[str], broken: list[pcsv.InvalidRow]) -> pa.Table:
     """The file's columns as text; as bytes where they are not UTF-8."""
     kind, block, encoding = pa.string(), _BLOCK_BYTES, dialect.encoding or "utf8"
     while True:
@@ -118,7 +98,7 @@ def _read(dialect: _Dialect, names: Sequence[str], broken: list[pcsv.InvalidRow]
         except pa.ArrowInvalid as error:
             problem = str(error)
             if "straddling" in problem and block < os.path.getsize(dialect.path):
-                _check_quotes(dialect)  # where the rest of the file is one row, that is the reason
+                check_quotes(dialect)  # where the rest of the file is one row, that is the reason
                 block = min(_LARGEST_BLOCK, block * 8)
             elif "UTF8" in problem and kind != pa.binary():
                 kind = pa.binary()
@@ -133,7 +113,7 @@ def _read(dialect: _Dialect, names: Sequence[str], broken: list[pcsv.InvalidRow]
 
 
 def _read_once(
-    dialect: _Dialect, kinds: dict[str, pa.DataType], block: int, encoding: str, broken: list[pcsv.InvalidRow]
+    dialect: Dialect, kinds: dict[str, pa.DataType], block: int, encoding: str, broken: list[pcsv.InvalidRow]
 ) -> pa.Table:
     def skip(row: pcsv.InvalidRow) -> str:
         broken.append(row)
@@ -172,7 +152,7 @@ def _quiet_about(function: Callable) -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _read_header(dialect: _Dialect) -> tuple[_Dialect, tuple[str, ...]]:
+def _read_header(dialect: Dialect) -> tuple[Dialect, tuple[str, ...]]:
     """The dialect with the separator that the header has, and the columns' names."""
     path = dialect.path
     try:
@@ -189,7 +169,7 @@ def _read_header(dialect: _Dialect) -> tuple[_Dialect, tuple[str, ...]]:
         if others:
             mark = max(others, key=names[0].count)
             log.warning("%s: its columns are separated by %r, not by %r", path, mark, dialect.delimiter)
-            dialect = _Dialect(path, mark, dialect.encoding, quotes=dialect.quotes)
+            dialect = Dialect(path, mark, dialect.encoding, quotes=dialect.quotes)
             names = next(dialect.records())[0]
     _check_header(path, [name.strip() for name in names])
     return dialect, tuple(names)
@@ -213,23 +193,6 @@ def _check_header(path: Path, names: list[str]) -> None:
         raise DataError(f"{path}: the header names {', '.join(map(repr, repeated))} more than once")
 
 
-def _check_quotes(dialect: _Dialect) -> None:
-    """Refuse a file in which a quote swallows the rows behind it: arrow's reader takes them for one field.
-
-    Raises:
-        DataError: names the line in which the quote opens.
-    """
-    last = 0
-    try:
-        for _row, line in dialect.records(strict=True):
-            last = line
-    except csv.Error as error:
-        raise DataError(
-            f"{dialect.path}:{last + 1}: a quote opens in this row and is not closed as it must be ({error}); close "
-            f'it, or write it twice ("") where it is a character of the text'
-        ) from error
-
-
 def _any_holds(table: pa.Table, mark: str) -> np.ndarray:
     found = np.zeros(len(table), dtype=bool)
     for column in table.columns:
@@ -241,22 +204,6 @@ def _text(row: pcsv.InvalidRow) -> str:
     return row.text if isinstance(row.text, str) else ""
 
 
-def _skip(records: _Records, numbers: np.ndarray, reason: str) -> list[SkippedRow]:
+def _skip(records: Records, numbers: np.ndarray, reason: str) -> list[SkippedRow]:
     rows = numbers.tolist()
     return [SkippedRow(row, place, reason) for row, place in zip(rows, records.locate(rows))]
-
-
-class _Records:
-    """Record numbers to ``file:line`` (the line a record ends on); lines are counted only when a place is asked for."""
-
-    def __init__(self, dialect: _Dialect) -> None:
-        self._dialect = dialect
-        self._lines: np.ndarray | None = None
-
-    def locate(self, records: Sequence[int]) -> list[str]:
-        if not len(records):
-            return []
-        if self._lines is None:
-            skipped = 0 if self._dialect.header else 1
-            self._lines = np.array([line for _, line in self._dialect.records()][skipped:])
-        return [f"{self._dialect.path}:{self._lines[record]}" for record in records]

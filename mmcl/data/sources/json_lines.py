@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from mmcl.batch import SkippedRow
-from mmcl.data.sources.cells import json_cell
+from mmcl.data.sources.json_columns import join_tables, lost_digits, table_from_objects
 from mmcl.data.sources.rows import RawRows
 from mmcl.data.sources.text_encoding import encoding_by_mark
 from mmcl.errors import DataError
@@ -25,7 +25,6 @@ _BLOCK_BYTES = 16 << 20
 _PEEK = 1 << 16
 _MANY = 2
 _NOT_UTF8 = "not UTF-8"
-_EXACT_FLOAT = 2.0**53
 
 
 def read_json_lines(path: Path, *, encoding: str | None = None) -> RawRows:
@@ -50,7 +49,7 @@ def read_json_lines(path: Path, *, encoding: str | None = None) -> RawRows:
         blocks = [_read_block(path, lines, first) for first, lines in _blocks(file, start)]
     skipped = [row for block in blocks for row in block.skipped]
     _check_encoding(path, skipped, sum(len(block.table) for block in blocks), blocks)
-    table = _joined([block.table for block in blocks if len(block.table)])
+    table = join_tables([block.table for block in blocks if len(block.table)])
     starts = np.cumsum([0] + [len(block.table) for block in blocks])
 
     def locate(rows: Sequence[int]) -> list[str]:
@@ -158,36 +157,6 @@ def _beyond_ascii(column: pa.ChunkedArray) -> bool:
     return pc.all(pc.string_is_ascii(texts)).as_py() is False
 
 
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """The blocks' rows, one after another; keys whose type differs between blocks become texts, as within one."""
-    if not tables:
-        return pa.table({})
-    try:
-        table = pa.concat_tables(tables, promote_options="permissive")
-        if not any(_lost_digits(column) for column in table.columns):
-            return table
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        pass  # one key of several types
-    columns = {}
-    for key in dict.fromkeys(name for table in tables for name in table.column_names):
-        parts = [
-            table[key] if key in table.column_names else pa.chunked_array([pa.nulls(len(table))]) for table in tables
-        ]
-        kinds = {part.type for part in parts} - {pa.null()}
-        if len(kinds) > 1:
-            columns[key] = _column([value for part in parts for value in part.to_pylist()])
-        else:
-            kind = kinds.pop() if kinds else pa.null()
-            columns[key] = pa.chunked_array([chunk for part in parts for chunk in part.cast(kind).chunks], kind)
-    return pa.table(columns)
-
-
-def table_from_objects(objects: Sequence[dict[str, Any]]) -> pa.Table:
-    """Python dictionaries as columns, whatever the mixture of types; a missing key is null."""
-    keys = dict.fromkeys(key for item in objects for key in item)
-    return pa.table({key: _column([item.get(key) for item in objects]) for key in keys})
-
-
 def table_from_lines(lines: Sequence[str]) -> pa.Table:
     """JSON objects, one a string, as columns; row i is line i."""
     table = _read_fast("\n".join(lines).encode())
@@ -213,16 +182,9 @@ def _read_fast(data: bytes) -> pa.Table | None:
         table.validate(full=True)  # the reader does not check UTF-8
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
-    if any(_lost_digits(column) for column in table.columns):
+    if any(lost_digits(column) for column in table.columns):
         return None
     return table
-
-
-def _lost_digits(column: pa.ChunkedArray) -> bool:
-    if not pa.types.is_floating(column.type):
-        return False
-    highest = pc.max(pc.abs(column)).as_py()
-    return highest is not None and highest >= _EXACT_FLOAT
 
 
 def _has_time(kind: pa.DataType) -> bool:
@@ -274,25 +236,3 @@ def _read_list(path: Path, data: bytes) -> RawRows:
     ]
     table = table_from_objects([values[row] for row in rows])
     return RawRows(table, str(path), lambda wanted: [f"{path}:item {rows[row]}" for row in wanted], skipped=skipped)
-
-
-def _column(values: list[Any]) -> pa.Array:
-    try:
-        column = pa.array(values)
-        if not pa.types.is_temporal(column.type):
-            return column
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        pass  # several types under one key: made one below
-    given = [value for value in values if value is not None]
-    if all(_is_text_or_texts(value) for value in given):
-        lists = [value if value is None or isinstance(value, list) else [value] for value in values]
-        return pa.array(lists, pa.list_(pa.string()))
-    if not any(isinstance(value, list | dict) for value in given):
-        return pa.array([value if value is None or isinstance(value, str) else json_cell(value) for value in values])
-    return pa.array([json_cell(value) for value in values], pa.string())
-
-
-def _is_text_or_texts(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(item is None or isinstance(item, str) for item in value)
-    return isinstance(value, str)

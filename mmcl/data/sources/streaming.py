@@ -136,17 +136,18 @@ def read_streamed(
     """
     from datasets import Features
 
-    schema = _of_file(files, 0, lambda parquet: parquet.schema_arrow)
+    cached = _cached_file(files, columns.get("image")) if keep else None
+    found = None if cached is None else _read_kept(cached)
+    schema = _of_file(files, 0, lambda parquet: parquet.schema_arrow) if found is None else found[2]
     features = Features.from_arrow_schema(schema)
     column = _streamed_image(features, columns.get("image"), source)
-    light = [name for name, feature in features.items() if name != column and not is_heavy(feature)]
-    cached = _cached_file(files, light, column) if keep else None
-    found = None if cached is None else _read_kept(cached)
     if found is None:
-        found = _read_light(files, light, column, source)
+        light = [name for name, feature in features.items() if name != column and not is_heavy(feature)]
+        table, groups = _read_light(files, light, column, source)
         if cached is not None:
-            _keep(*found, cached)
-    table, groups = found
+            _keep(table, groups, schema, cached)
+    else:
+        table, groups, _ = found
     table = plain_table(table, features, columns=columns)
 
     def locate(rows: Sequence[int]) -> list[str]:
@@ -172,7 +173,7 @@ def _of_file(files: ParquetFiles, number: int, use: Callable[[pq.ParquetFile], A
     name = files.name(number)
     try:
         with files.open(number) as file:
-            return use(pq.ParquetFile(file, pre_buffer=False))
+            return use(pq.ParquetFile(file, pre_buffer=True))  # neighbouring columns by one request
     except MemoryError:
         raise
     except pa.ArrowInvalid as error:
@@ -218,29 +219,31 @@ def _read_light(files: ParquetFiles, light: list[str], column: str | None, sourc
     return table, groups
 
 
-def _cached_file(files: ParquetFiles, light: list[str], column: str | None) -> Path:
-    key = json.dumps([_VERSION, files.identity(), light, column])
+def _cached_file(files: ParquetFiles, image: str | None) -> Path:
+    key = json.dumps([_VERSION, files.identity(), image])
     return cache_folder() / "streamed" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
 
 
-def _read_kept(cached: Path) -> tuple[pa.Table, RowGroups] | None:
+def _read_kept(cached: Path) -> tuple[pa.Table, RowGroups, pa.Schema] | None:
     try:
         if not cached.is_file():
             return None
         table = feather.read_table(cached, memory_map=True)
         arrays = json.loads(table.schema.metadata[b"row_groups"])
-        return table.replace_schema_metadata(), RowGroups(*(np.array(array, dtype=np.int64) for array in arrays))
+        schema = pa.ipc.read_schema(pa.py_buffer(table.schema.metadata[b"schema"]))
+        groups = RowGroups(*(np.array(array, dtype=np.int64) for array in arrays))
+        return table.replace_schema_metadata(), groups, schema
     except (OSError, ValueError, KeyError, TypeError):
         log.warning("%s is damaged; the columns are fetched again", cached)
         return None
 
 
-def _keep(table: pa.Table, groups: RowGroups, cached: Path) -> None:
+def _keep(table: pa.Table, groups: RowGroups, schema: pa.Schema, cached: Path) -> None:
     arrays = [array.tolist() for array in (groups.file, groups.number, groups.starts, groups.num_bytes)]
     partial_file = cached.with_suffix(f".{os.getpid()}.partial")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        about = {b"row_groups": json.dumps(arrays).encode()}
+        about = {b"row_groups": json.dumps(arrays).encode(), b"schema": schema.serialize().to_pybytes()}
         # Uncompressed: it is mapped, and takes no memory that is not used.
         feather.write_feather(table.replace_schema_metadata(about), str(partial_file), compression="uncompressed")
         os.replace(partial_file, cached)

@@ -104,6 +104,10 @@ def _together(summary: Summary) -> str | None:
     return ", ".join(f"{script}: {code}" for script, (code, _) in summary.languages.together.items())
 
 
+def _counted(summary: Summary, column: str) -> str | None:
+    return _names(summary.counted[column].top, _count) if column in summary.counted else None
+
+
 def _of_labels(write: Callable[[ValueCounts], str]) -> _Cell:
     return lambda s: None if s.labels is None else write(s.labels)
 
@@ -141,10 +145,12 @@ _TEXT_ROWS: dict[str, dict[str, _Cell]] = {
         "largest: always answering it scores": _of_labels(_largest),
         "rows of the smallest": _of_labels(lambda labels: _count(labels.smallest)),
     },
-    "Domains and tags": {
+    "Domains, tags, sources": {
         "domains": lambda s: None if s.domains is None else _names(s.domains.top, _count),
         "tags": lambda s: None if s.tags is None else f"{_count(s.tags.tags.distinct)} different",
         "tags a row": lambda s: None if s.tags is None else _lengths(s.tags.per_row),
+        "sources": lambda s: _counted(s, "source"),
+        "licences": lambda s: _counted(s, "licence") or _counted(s, "license"),
     },
 }
 
@@ -166,7 +172,7 @@ IMAGE_ROWS: dict[str, dict[str, _Cell]] = {
         "bytes": _image(lambda i: _lengths(i.bytes)),
         f"shorter side under {TINY_PIXELS} pixels": _image(lambda i: _optional(i.tiny)),
         "of one grey": _image(lambda i: _optional(i.blank)),
-        "bytes of one before": _image(lambda i: _optional(i.repeated)),
+        "copies of one before, to the byte": _image(lambda i: _optional(i.repeated)),
         "of several frames": _image(lambda i: _optional(i.animated)),
         "to be turned (EXIF)": _image(lambda i: _optional(i.rotated)),
     }

@@ -52,7 +52,8 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Write data sets so that ``mmcl.data.load`` reads them back with every row, caption and column, in order.
 
-    Encoded images are copied byte by byte; pixels become PNG. Each image is decoded once on the way: rows that mmcl
+    Encoded images are copied byte by byte; pixels become PNG, as in shards do the few formats that have no extension
+    there. Each image is decoded once on the way: rows that mmcl
     could not read are left out and listed in ``skipped.jsonl``, with those that the source's reader dropped. File names
     come from the ids and are safe on any system. ``checksums.sha256`` lists every file. At the end everything is read
     back and compared with the source. The same rows and options give the same bytes, whatever ``workers`` is.
@@ -63,7 +64,7 @@ def write_dataset(
         splits: split -> its rows, as ``load_all`` gives them; the only key may be None, for data without splits.
         out: the folder to write; new, empty, or one that this same call has begun or finished.
         format: ``webdataset``: ``train-000000.tar`` ..., an image, ``.json`` with captions and all columns, and
-            ``.txt`` where each image of the data has one caption. ``parquet``: ``train-00000-of-00004.parquet`` ...
+            ``.txt`` for images with one caption. ``parquet``: ``train-00000-of-00004.parquet`` ...
             with the images inside, as `datasets` writes them. ``folder``: ``train/metadata.jsonl`` beside the images
             (``metadata.parquet`` where JSON does not know a column's type). Splits of other names than train,
             validation and test stand together in one table with a column ``split``.

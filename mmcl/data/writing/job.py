@@ -16,6 +16,7 @@ from mmcl.batch import SkippedRow
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.images.decoding import decode_image
 from mmcl.data.images.encoded import EncodedImages, encoded_image
+from mmcl.data.sources.shard_index import IMAGE_EXTENSIONS
 from mmcl.data.writing.columns import keeps_in_json, prepare_columns, same_types
 from mmcl.data.writing.names import extension, image_format, unique_stems
 from mmcl.data.writing.resizing import shrink
@@ -145,6 +146,8 @@ class Job:
         data = encoded_image(dataset.images, row)
         kind = image_format(data, source=source)
         smaller = data if self.resize is None else shrink(data, self.resize, source=source)
+        if self.format == "webdataset" and extension(kind) not in IMAGE_EXTENSIONS:
+            smaller = _as_png(smaller, source=source)  # in a shard, an image is known by its extension
         if smaller is data:
             if isinstance(dataset.images, EncodedImages):
                 decode_image(data, source=source)  # what is written is what mmcl can read
@@ -152,6 +155,12 @@ class Job:
             record.re_encoded[kind] = record.re_encoded.get(kind, 0) + 1
             kind = image_format(smaller, source=source)
         return smaller, kind
+
+
+def _as_png(data: bytes, *, source: str) -> bytes:
+    from torchvision.io import encode_png
+
+    return encode_png(decode_image(data, source=source)).numpy().tobytes()
 
 
 def _reason(error: DataError, place: str) -> str:

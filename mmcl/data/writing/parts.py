@@ -93,7 +93,6 @@ def _write_shard(job: Job, part: Part, rows: Iterator[StoredRow], record: Record
 
     split = job.splits[part.split]
     name = split.name if not job.one_table else f"data-{safe_stem(split.name or '')}"
-    with_text = pa.types.is_string(split.table.schema.field("text").type)
     path = _partial(job, part)
     # Fixed owner, mode and time: equal rows give equal bytes.
     with (
@@ -102,10 +101,17 @@ def _write_shard(job: Job, part: Part, rows: Iterator[StoredRow], record: Record
     ):
         for row in rows:
             sample: dict[str, Any] = {"__key__": row.stem, row.extension: row.image, "json": _json(row.values).encode()}
-            if with_text:
-                sample["txt"] = row.values["text"].encode()
+            caption = _only_caption(row.values["text"])
+            if caption is not None:
+                sample["txt"] = caption.encode()
             tar.write(sample)
     _keep(job, path, f"{name or 'data'}-{part.place:06d}.tar", record)
+
+
+def _only_caption(text: str | list[str]) -> str | None:
+    """The caption of a row that has one, for programs that know no other; one in brackets reads like a list."""
+    captions = [text] if isinstance(text, str) else text
+    return captions[0] if len(captions) == 1 and not captions[0].startswith("[") else None
 
 
 def _json(values: dict[str, Any]) -> str:

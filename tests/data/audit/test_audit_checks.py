@@ -232,7 +232,11 @@ def test_leaks_name_the_training_side(tmp_path: Path) -> None:
     shared, near, alone = pixels(0), pixels(1), pixels(2)
     train = files_of(
         tmp_path / "train",
-        {"a.png": encoded(shared, "PNG"), "b.png": encoded(cropped(near, 0.02), "PNG"), "c.png": encoded(alone, "PNG")},
+        {
+            "a.png": encoded(shared, "PNG"),
+            "b.png": encoded(near.resize((72, 66)), "PNG"),
+            "c.png": encoded(alone, "PNG"),
+        },
         group=["1", "2", "both"],
     )
     test = files_of(
@@ -285,7 +289,7 @@ def stand_in(concepts: Sequence[int], noise: float) -> Embed:
 
     return Embed(
         64,
-        texts=lambda texts: vectors(0, [int(text.split()[-1]) for text in texts]),
+        texts=lambda texts: vectors(0, [int(text.split()[-1].removesuffix(".png")) for text in texts]),
         images=lambda data: (vectors(1, concepts), np.arange(len(data))),
     )
 

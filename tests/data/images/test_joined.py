@@ -69,7 +69,7 @@ def test_many_are_read_at_once_where_all_stores_can() -> None:
 
 
 def test_a_store_that_reads_one_by_one_stops_it(stores: list[ImageStore]) -> None:
-    assert type(join_images(stores)) is JoinedImages
+    assert isinstance(join_images(stores), JoinedImages)
     assert not hasattr(join_images(stores), "read_many")
 
 
@@ -82,3 +82,35 @@ def test_the_files_of_images(tmp_path) -> None:
     assert image_files(joined.select([7, 3, 0])) == [expected[2], None, expected[0]]
     with pytest.raises(DataError, match="a.png: no such image file"):
         joined.read(0)
+
+
+class Blocks(ArrayImages):
+    """Images in blocks of three, fetched whole."""
+
+    reads_whole_blocks = True
+
+    def select(self, rows: np.ndarray) -> Blocks:
+        return Blocks(self.pixels, name=self.name, rows=self.rows[np.asarray(rows, dtype=np.int64)])
+
+    def blocks(self) -> np.ndarray:
+        return self.rows // 3
+
+    def blocks_in_memory(self) -> int:
+        return 7
+
+
+def test_blocks_of_stores_stay_apart(stores: list[ImageStore]) -> None:
+    pixels = np.zeros((9, 4, 4, 3), dtype=np.uint8)
+    streamed = Blocks(pixels, name="streamed")
+    joined = join_images([arrays(4), streamed, streamed])
+    assert joined.reads_whole_blocks
+    assert joined.blocks_in_memory() == 7
+    assert joined.blocks().tolist() == [0, 0, 0, 1, *np.repeat([2, 3, 4, 5, 6, 7], 3)]
+    chosen = joined.select([21, 0, 5, 20])
+    assert chosen.reads_whole_blocks
+    assert len(set(chosen.blocks().tolist())) == 3
+    assert joined.select([4, 5, 13]).blocks().tolist()[:2] == [0, 0]
+    assert not hasattr(join_images([arrays(4), arrays(4, size=5)]), "blocks")
+    shards = join_images([stores[0], stores[2]])
+    assert not shards.reads_whole_blocks, "tars are read anywhere"
+    assert len(set(shards.blocks()[:6].tolist()) & set(shards.blocks()[6:].tolist())) == 0

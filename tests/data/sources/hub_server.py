@@ -18,7 +18,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files, self.ranges, self.failing = files, [], 0
+        self.files, self.ranges, self.failing, self.requests = files, [], 0, 0
 
     @property
     def address(self) -> str:
@@ -43,10 +43,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.dumps(value).encode(), Content_Type="application/json")
 
     def do_GET(self) -> None:
+        self.server.requests += 1
         path = unquote(self.path).partition("?")[0]
         if path.startswith("/api/datasets/owner/name/revision") or path == "/api/datasets/owner/name":
             siblings = [{"rfilename": name} for name in self.server.files]
             self._json({"id": "owner/name", "sha": COMMIT, "siblings": siblings, "tags": [], "private": False})
+            return
+        if path.startswith("/api/datasets/owner/name/tree/"):
+            self._json([self._about(name) for name in self.server.files])
             return
         match = re.fullmatch(r"/datasets/owner/name/resolve/[^/]+/(.+)", path)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
@@ -65,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(b"{}", 404, X_Error_Code="EntryNotFound")
 
     def do_POST(self) -> None:
+        self.server.requests += 1
         body = self.rfile.read(int(self.headers["content-length"])).decode()
         if "/paths-info/" not in self.path:
             self._answer(b"{}", 404)

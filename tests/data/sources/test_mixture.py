@@ -16,7 +16,7 @@ from stored_items import write_csv, write_images, write_json_lines
 from mmcl.config.mixture import mixture_from_tree
 from mmcl.data import available_splits, load, load_all
 from mmcl.data.mixing import Mixture, sources_of
-from mmcl.data.sources.joining import join_tables
+from mmcl.data.sources.joining import _offset_rows, join_tables
 from mmcl.errors import ConfigError, DataError
 
 SHAPES = "shapes?train=20&validation=8&image_size=32"
@@ -167,8 +167,6 @@ def test_skipped_rows_of_all_sources_are_listed(tmp_path: Path, items: list) -> 
 def test_numbers_of_rows_are_moved() -> None:
     lists = pa.array([[1], [], None], pa.list_(pa.int64()))
     table = pa.table({"texts": pa.array([["a"]] * 3), "negative_rows": lists})
-    from mmcl.data.sources.joining import _offset_rows
-
     joined = join_tables(_offset_rows([table, table.drop_columns(["negative_rows"]), table]), names=["a", "b", "c"])
     assert [rows or [] for rows in joined["negative_rows"].to_pylist()] == [[1], [], [], [], [], [], [7], [], []]
 

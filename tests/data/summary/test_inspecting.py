@@ -56,7 +56,7 @@ def test_clean_splits_leave_little_to_say() -> None:
         ("no_test", {"train": clean(5)}, "no test split"),
         ("one_language", {"train": clean(5)}, r"\(en, a guess\).*multilingual"),
         ("few_rows", {None: clean(5)}, "all: There are 5 rows.*finetune_clip"),
-        ("overlap", {"train": clean(5), "test": clean(4)}, "4 captions of train stand in test too, there on 4 rows"),
+        ("overlap", {"train": clean(5), "test": clean(4)}, "in train and in test: 4, on 4 of the 4 rows of test.*audit"),
         ("equal_captions", {"train": make(["a dog on a lawn"] * 40)}, "780.0 pairs.*loss.positives=group"),
         ("false_negatives", {"train": make(["a dog on a lawn"] * 40, group=pa.array(list(map(str, range(40)))))},
          "batch of 40, 780.0 pairs of different groups.*batches.name=unique_groups"),
@@ -113,9 +113,12 @@ def test_figures_stand_in_one_column_a_split() -> None:
     assert found["Rows"]["rows"] == ["30", "2"]
     assert found["Labels"]["classes"] == ["–", "2"]
     assert found["Images"]["width: min / median / 95 % / max"] == ["40 / 40 / 40 / 40"] * 2
-    assert "Domains and tags" not in found
+    assert "Domains, tags, sources" not in found
     assert "Images" not in {s.title for s in sections(inspection.summaries, images=False)}
     assert column_rows(inspection.summaries) == [["label", "string", "–", "100.0 %"]]
+    mixed = inspect_splits({None: make(["a", "b"], source=["one", "two"], license=["mit", None])}, data="x")
+    last = {row[0]: row[1] for section in sections(mixed.summaries) for row in section.rows}
+    assert (last["sources"], last["licences"]) == ("one 1, two 1", "mit 1")
     labels = {split: summary.labels for split, summary in inspection.summaries.items()}
     assert value_rows(labels, shown=1) == [["x", "–", "1"]]
 

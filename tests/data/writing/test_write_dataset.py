@@ -321,7 +321,8 @@ def test_shards_open_in_webdataset(tmp_path, stored, items):
     read = list(webdataset.WebDataset(str(tmp_path / "many" / "test-000000.tar"), shardshuffle=False))
     assert [sample["png"] for sample in read] == [item.png for item in items]
     assert [json.loads(sample["json"])["text"] for sample in read] == [item.texts for item in items]
-    assert "txt" not in read[0]
+    assert read[0]["txt"].decode() == items[0].texts[0]
+    assert "txt" not in read[1]
     write_dataset({None: in_memory([png(0), png(1)])}, tmp_path / "one", format="webdataset")
     read = list(webdataset.WebDataset(str(tmp_path / "one" / "data-000000.tar"), shardshuffle=False).decode("pil"))
     assert [sample["txt"] for sample in read] == ["text 0", "text 1"]
@@ -358,3 +359,24 @@ def test_large_folders_have_numbered_ones_inside(tmp_path, monkeypatch):
     write_dataset({"test": in_memory([png(row) for row in range(5)])}, tmp_path / "out", format="folder")
     assert sorted(path.name for path in (tmp_path / "out" / "test").iterdir()) == ["00000", "00001", "00002", "metadata.jsonl"]
     assert len(load(tmp_path / "out")) == 5
+
+
+def test_images_of_every_format_are_named_by_what_they_are(tmp_path):
+    image = Image.open(io.BytesIO(png(3, (20, 10))))
+    kinds = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+    images = [encode(image, kind) for kind in kinds]
+    for format in FORMATS:
+        counts = write_dataset({"test": in_memory(images, id=[f"{kind}.txt" for kind in kinds])}, tmp_path / format, format=format)
+        assert counts["re_encoded"] == {}
+        written = load(tmp_path / format)
+        assert [encoded_image(written.images, row) for row in range(6)] == images
+    names = {path.name for path in (tmp_path / "folder" / "test").iterdir()}
+    assert names == {f"{kind}_txt.{ending}" for kind, ending in kinds.items()} | {"metadata.jsonl"}
+
+
+def test_formats_without_an_extension_in_shards_become_png(tmp_path):
+    images = [encode(Image.open(io.BytesIO(png(1))), "PPM")]
+    counts = write_dataset({"test": in_memory(images)}, tmp_path / "shards", format="webdataset")
+    assert counts["re_encoded"] == {"PPM": 1}
+    assert load(tmp_path / "shards").images.read(0).equal(in_memory(images).images.read(0))
+    assert write_dataset({"test": in_memory(images)}, tmp_path / "folder", format="folder")["re_encoded"] == {}

@@ -113,7 +113,7 @@ MISMATCHED_CAPTION = Check(
     NAME, "warning", "look",
     "Captions that fit their image no better than a random caption does, and the image no better than a random one: "
     "less than mismatch_z standard deviations above the mean of all pairs both ways (of pairs set up at random, 9 in "
-    "10 lie below 1.28), and 3 standard deviations below the median of these data's own pairs, which 1 in 1,000 fitting "
+    "10 lie below 1.28), and 3 standard deviations below the median of these data's own pairs, as 1 in 1,000 fitting "
     "pairs is. Named beside it: the row whose caption fits the image best. Not looked for with a model too weak to "
     "tell the two apart.",
     _mismatched, "model",
