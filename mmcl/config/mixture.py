@@ -21,7 +21,7 @@ class MixtureSource(Section):
     path: str = Field(description="DATA, relative to the mixture's file; with :SPLIT it takes part in that split alone")
     name: str | None = Field(None, pattern=r"^[\w.-]+$", description="what its rows are called; default from its path")
     weight: float | None = Field(
-        None, gt=0, strict=False, description="its part of an epoch, against the others'; null for all: as many rows"
+        None, gt=0, description="its part of an epoch, against the others'; null for all: as many rows"
     )
     columns: ColumnsSection = ColumnsSection()
     images: str | None = Field(None, description="folder the image paths of a table are relative to")

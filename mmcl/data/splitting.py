@@ -21,6 +21,7 @@ from mmcl.logs import get_logger
 log = get_logger(__name__)
 
 LARGEST_UNIT = 0.2  # share of the rows that one unit may have before it is spoken of
+_ROWS_OF_A_CLASS = 10  # rows a caption from which captions are taken for the names of classes
 _SHOWN = 80  # letters of a caption in a message
 
 
@@ -237,9 +238,18 @@ def warn_of_large_units(dataset: ImageTextDataset, units: Units, *, hint: str = 
     Args:
         dataset: whose rows they are.
         units: of ``find_units``.
-        hint: what to do where that value is a caption.
+        hint: what to do where that value is a caption; with it, captions so few that they are classes are told too.
     """
     sizes = units.sizes()
+    captions = next((len(tie.values) for tie in units.ties if tie.name == "caption"), len(dataset))
+    if hint and len(dataset) >= _ROWS_OF_A_CLASS * captions > 0:
+        log.warning(
+            "%s: its %d rows have %d captions in all, so these are shared out, as classes are, and not the images%s",
+            dataset.name,
+            len(dataset),
+            captions,
+            hint,
+        )
     for unit in np.flatnonzero(sizes > max(1, LARGEST_UNIT * len(dataset))).tolist():
         inside = units.of_row == unit
         counts = [(np.bincount(tie.codes[inside[tie.rows]], minlength=1), tie) for tie in units.ties]

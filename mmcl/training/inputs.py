@@ -14,7 +14,6 @@ from mmcl.data.augment.seeds import row_seed
 from mmcl.data.augment.tokens import TokenDropout
 from mmcl.data.cache_folder import cache_folder
 from mmcl.data.cached_tokens import CachedTokens, cache_tokens
-from mmcl.data.chunk_files import Sharing
 from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.hard_negatives import HardNegativeChoice
@@ -23,7 +22,7 @@ from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.freezing import apply_freezing
 from mmcl.training.cached_features import FeatureCache, ProgressCallback, Views
-from mmcl.training.gather import gather_objects, rank, world_size
+from mmcl.training.gather import gather_objects, rank
 
 log = get_logger(__name__)
 
@@ -122,16 +121,18 @@ class TrainingInputs:
             return cache_tokens(preprocessing, captions, folder=cache_folder() / "tokens", progress=self._progress)
 
         # The main process writes; the others find it done, or write it on a disk of their own.
-        processes, failure, cached = Sharing(rank(), world_size(), gather_objects), None, None
+        failure, cached = None, None
         try:
-            cached = make() if processes.rank == 0 else None
+            cached = make() if rank() == 0 else None
         except OSError as error:
-            failure = ConfigError(
-                f"tokens cannot be kept in {cache_folder() / 'tokens'} ({error.strerror or error}); set "
-                f"data.cache_tokens=false, or MMCL_CACHE to another folder"
-            )
-        processes.settle(failure)
-        return cached or make()
+            failure = f"tokens cannot be kept in {cache_folder() / 'tokens'} ({error.strerror or error})"
+        failure = gather_objects(failure)[0]
+        if failure is None:
+            return cached or make()
+        if asked is True:
+            raise ConfigError(f"{failure}; set data.cache_tokens=false, or MMCL_CACHE to another folder")
+        log.warning("%s: captions are tokenised at every step; MMCL_CACHE names another folder", failure)
+        return preprocessing
 
     def _captions_come_again(self) -> bool:
         train = self._recipe.train

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mmcl
 from mmcl.data import load, load_all
+from mmcl.data.writing import parts
 
 
 @pytest.fixture
@@ -71,7 +69,17 @@ def test_rows_of_no_split_are_not_lost_in_silence(invoke, tmp_path: Path, pairs:
     rows = [json.loads(line) for line in (pairs / "metadata.jsonl").read_text().splitlines()]
     rows[2]["split"], rows[6]["split"] = None, " "
     (pairs / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["data", "convert", str(pairs), "-o", str(tmp_path / "out"), "--format", "folder", "--column", "text=title"]
+    arguments = [
+        "data",
+        "convert",
+        str(pairs),
+        "-o",
+        str(tmp_path / "out"),
+        "--format",
+        "folder",
+        "--column",
+        "text=title",
+    ]
     done = invoke(*arguments)
     assert done.code == 1
     assert "2 rows of" in done.err
@@ -82,7 +90,9 @@ def test_rows_of_no_split_are_not_lost_in_silence(invoke, tmp_path: Path, pairs:
 
 def test_skipped_rows_are_told(invoke, tmp_path: Path, pairs: Path) -> None:
     (pairs / "3.png").write_bytes(b"broken")
-    done = invoke("data", "convert", str(pairs), "-o", str(tmp_path / "o"), "--format", "folder", "--column", "text=title")
+    done = invoke(
+        "data", "convert", str(pairs), "-o", str(tmp_path / "o"), "--format", "folder", "--column", "text=title"
+    )
     assert done.code == 0, done.err
     assert "1 rows could not be used, with reasons in" in done.out
     assert "3.png" in (tmp_path / "o" / "skipped.jsonl").read_text()
@@ -117,27 +127,31 @@ def test_mistakes_are_told(
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_interrupted_it_goes_on(tmp_path: Path, workers: str) -> None:
-    arguments = ["data", "convert", "shapes?train=3000&test=30&validation=30&test_seen=30", "-o", "out", "--format", "folder"]
-    environment = {
-        **os.environ, "PYTHONPATH": str(Path(mmcl.__file__).parents[1]), "MMCL_CACHE": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "mmcl", *arguments, "--workers", workers]
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        until = time.monotonic() + 60
-        while not list((tmp_path / "out" / "train").glob("*0100.png")) and time.monotonic() < until:
-            assert running.poll() is None
-            time.sleep(0.02)
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
-    finally:
-        running.kill()
-    assert running.returncode == 130, said
-    assert "Traceback" not in said
-    assert not (tmp_path / "out" / "checksums.sha256").exists()
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(load(tmp_path / "out", split="train")) == 3000
-    assert not list((tmp_path / "out" / ".conversion").glob("*.partial"))
+def test_interrupted_it_goes_on(
+    invoke, tmp_path: Path, pairs: Path, workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmcl.data.writing.dataset.FOLDER_ROWS", 2)
+    write_images, out = parts._write_images, tmp_path / "out"
+
+    def slow(job, part, rows, record) -> None:
+        write_images(job, part, rows, record)
+        if part.number == 2:  # by then, one worker has finished a part at least
+            os.kill(main, signal.SIGINT)
+            time.sleep(30)
+
+    main = os.getpid()
+    monkeypatch.setattr(parts, "_write_images", slow)
+    options = ["--format", "folder", "--column", "text=title", "--workers", workers]
+    began = time.monotonic()
+    done = invoke("data", "convert", str(pairs), "-o", str(out), *options)
+    assert (done.code, "Traceback" in done.err) == (130, False)
+    assert time.monotonic() - began < 20  # nobody waited for the worker
+    assert not (out / "checksums.sha256").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / "train").glob("*.png")}
+    monkeypatch.setattr(parts, "_write_images", write_images)
+    done = invoke("data", "convert", str(pairs), "-o", str(out), *options)
+    assert done.code == 0, done.err
+    assert len(load(out, split="train")) == 5
+    assert not [path for path in out.rglob("*") if "part" in path.name]
+    again = {path.name: path.stat().st_mtime_ns for path in (out / "train").glob("*.png")}
+    assert {name for name in kept if again[name] == kept[name]} >= {"0.png", "1.png"}

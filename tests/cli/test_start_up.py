@@ -29,6 +29,7 @@ COMMANDS = (
     ("data", "card"),
     ("data", "inspect"),
     ("data", "mine"),
+    ("data", "split"),
     ("recipes",),
     ("recipes", "show"),
     ("recipes", "card"),

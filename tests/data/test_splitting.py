@@ -186,6 +186,18 @@ def test_a_caption_that_glues_is_named(caplog: pytest.LogCaptureFixture) -> None
     assert "captions=false" not in caplog.text
 
 
+def test_captions_that_are_classes_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    data = made([{"texts": [f"class {row % 20}"], "id": str(row)} for row in range(400)])
+    splits = assign_splits(data, {"train": 0.6, "test": 0.4})
+    assert "its 400 rows have 20 captions in all, so these are shared out, as classes are" in caplog.text
+    assert all(len(set(splits[number::20])) == 1 for number in range(20))
+    caplog.clear()
+    splits = assign_splits(data, {"train": 0.6, "test": 0.4}, captions=False)
+    assert all(set(splits[number::20]) == {"train", "test"} for number in range(20))
+    assign_splits(made([{"texts": [f"text {row % 50}"]} for row in range(400)]), {"train": 0.6, "test": 0.4})
+    assert caplog.text == "", "eight rows a caption are no class"
+
+
 def test_what_cannot_be_split_is_told(tmp_path: Path) -> None:
     data = made([{"texts": [f"text {row}"], "brand": "b", "tags": ["t"]} for row in range(4)])
     with pytest.raises(DataError, match=r"no row falls into the split 'train' .* 4 rows in 1 unit"):

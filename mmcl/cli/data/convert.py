@@ -111,19 +111,23 @@ def _print_counts(counts: dict[str, Any], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(f"{counts['out']}: {counts['format']}, read back and compared"))
+    console.print(f"{counts['out']}: {counts['format']}, read back and compared", markup=False, soft_wrap=True)
+    table = Table()
     for name in ("split", "rows", "skipped"):
         table.add_column(name, justify="left" if name == "split" else "right")
     for name, rows in counts["rows"].items():
         table.add_row(Text(name), f"{rows:,}", f"{counts['skipped'][name]:,}")
     console.print(table)
-    console.print(f"{counts['files']:,} files, {counts['bytes'] / 1e6:,.1f} MB; checksums in {counts['checksums']}")
+    console.print(
+        f"{counts['files']:,} files, {counts['bytes'] / 1e6:,.1f} MB; checksums in {counts['checksums']}",
+        soft_wrap=True,
+    )
     for kind, number in counts["re_encoded"].items():
         console.print(f"{kind}: {number:,} images made smaller and encoded again; the others are copies")
     for name, new in counts["renamed_columns"].items():
-        console.print(f"the column {name} is called {new} now: the format needs its name", markup=False)
+        console.print(f"the column {name} is called {new} now: the format needs its name", markup=False, soft_wrap=True)
     for name, what in counts["changed_columns"].items():
-        console.print(f"the column {name} holds {what}", markup=False)
+        console.print(f"the column {name} holds {what}", markup=False, soft_wrap=True)
     if "skipped_list" in counts:
         left_out = sum(counts["skipped"].values()) + counts["dropped"]
-        console.print(f"{left_out:,} rows could not be used, with reasons in {counts['skipped_list']}")
+        console.print(f"{left_out:,} rows could not be used, with reasons in {counts['skipped_list']}", soft_wrap=True)

@@ -69,8 +69,11 @@ def _fit(fixed: Tensor, moved: Tensor, shift: Tensor, levels: Tensor, steps: int
         across, down = _slopes(warped)
         ones = torch.ones_like(warped)
         columns = (gain * across * x, gain * across, gain * down * y, gain * down, warped, ones)
-        design = (torch.stack(columns, 1) * inside[:, None]).flatten(2)  # (k, 6, pixels)
-        rest = ((fixed - _levelled(warped, levels)) * inside).flatten(1)[..., None]
+        fitted = _levelled(warped, levels)
+        # Where levels are cut off at black or white, no parameter moves them.
+        free = inside & (fitted > 0) & (fitted < 1)
+        design = (torch.stack(columns, 1) * free[:, None]).flatten(2)  # (k, 6, pixels)
+        rest = ((fixed - fitted) * inside).flatten(1)[..., None]
         normal = design @ design.transpose(1, 2)
         # A plain picture says nothing of its place: a little ridge leaves it where it is.
         ridge = torch.diag_embed(1e-3 * normal.diagonal(dim1=1, dim2=2) + 1e-4)

@@ -17,6 +17,7 @@ from mmcl.data.audit.twins import Twins, find_twins
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.offline_mining import Embed
 from mmcl.data.scan.images import scan_images
+from mmcl.data.vectors import VectorImages
 
 ProgressCallback = Callable[[str, int, int], None]
 
@@ -172,9 +173,17 @@ class Audited:
     @cached_property
     def twins(self) -> Twins:
         """Rows with the same image; where there is a model, images with close embeddings are compared too."""
-        limits = self.limits
-        further = nearest_images(self, limits.neighbours, limits.neighbour_cosine) if self.embed is not None else None
-        return find_twins(self, further)
+        return find_twins(self, None if self.embed is None else self.nearest[0])
+
+    @cached_property
+    def nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of rows whose images the model embeds close to one another, and their cosines."""
+        return nearest_images(self, self.limits.neighbours, self.limits.neighbour_cosine)
+
+    @cached_property
+    def has_pixels(self) -> bool:
+        """Whether there are images to read: vectors have none."""
+        return not any(isinstance(dataset.images, VectorImages) for dataset in self.datasets)
 
     @cached_property
     def captions(self) -> Captions:

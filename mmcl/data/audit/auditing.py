@@ -14,7 +14,6 @@ from mmcl.data.audit.limits import Limits, check_name
 from mmcl.data.audit.report import FINDINGS, AuditReport
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.offline_mining import Embed
-from mmcl.data.vectors import VectorImages
 from mmcl.errors import ConfigError
 
 MOST_RELATED = 10  # rows that are named beside a found one
@@ -62,10 +61,9 @@ def audit(
         raise ConfigError("splits is empty; give at least one split, as load_all does")
     chosen = _chosen(checks)
     audited = Audited(splits, limits or Limits(), embed, workers, progress)
-    pixels = not any(isinstance(dataset.images, VectorImages) for dataset in audited.datasets)
     tables = []
     for check in chosen:
-        if check.need == "pixels" and not pixels:
+        if check.need == "pixels" and not audited.has_pixels:
             audited.not_run[check.name] = "the data are vectors without pixels"
         elif check.need == "model" and embed is None:
             audited.not_run[check.name] = "no model given"

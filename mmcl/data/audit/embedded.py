@@ -71,8 +71,8 @@ def _check_finite(what: str, embeddings: Tensor) -> None:
             raise ShapeError(f"{what} embeddings hold NaN or infinity; want finite unit vectors from the model")
 
 
-def nearest_images(audited: Audited, number: int, cosine: float) -> np.ndarray:
-    """(p, 2) pairs of rows, first < second, each of which has the other among its nearest by embedding.
+def nearest_images(audited: Audited, number: int, cosine: float) -> tuple[np.ndarray, np.ndarray]:
+    """(p, 2) pairs of rows, first < second, one of which has the other among its nearest; and their (p,) cosines.
 
     All images are compared with all, a tile of scores at a time: memory is bounded, work grows with the square of the
     rows.
@@ -84,7 +84,7 @@ def nearest_images(audited: Audited, number: int, cosine: float) -> np.ndarray:
     """
     images, device = audited.embedded.images, audited.embed.device
     rows = np.flatnonzero(~np.isnan(images[:, 0]))
-    pairs = [np.zeros((0, 2), dtype=np.int64)]
+    pairs, cosines = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
     for start in range(0, len(rows), ROWS_AT_A_TIME):
         own = rows[start : start + ROWS_AT_A_TIME]
         query = torch.from_numpy(images[own]).to(device)
@@ -103,5 +103,7 @@ def nearest_images(audited: Audited, number: int, cosine: float) -> np.ndarray:
         near = (best >= cosine).cpu().numpy()
         found = np.stack([np.broadcast_to(own[:, None], near.shape)[near], where.cpu().numpy()[near]], axis=1)
         pairs.append(np.sort(found, axis=1))
+        cosines.append(best.cpu().numpy()[near])
         audited.tell("nearest images", min(len(rows), start + ROWS_AT_A_TIME), len(rows))
-    return np.unique(np.concatenate(pairs), axis=0)
+    found, places = np.unique(np.concatenate(pairs), axis=0, return_index=True)
+    return found, np.concatenate(cosines)[places]

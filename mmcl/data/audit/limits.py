@@ -40,8 +40,9 @@ class Limits:
     near_difference: float = _limit(0.05, "aligned pictures that differ more somewhere (0-1) are no duplicates", most=1)
     generic_rows: int = _limit(5, "a caption of more unrelated rows says nothing of a leak", least=1)
     group_rows: int = _limit(100, "a group of more rows, and 20 times the median, is suspicious", least=2)
-    mismatch_z: float = _limit(1.28, "a pair within so many standard deviations of random pairs does not fit")
+    mismatch_z: float = _limit(1.64, "a pair within so many standard deviations of random pairs does not fit")
     neighbours: int = _limit(5, "nearest images of each that are compared when a model is given", least=1)
+    twin_cosine: float = _limit(0.98, "images whose embeddings are more alike are named", least=-1, most=1)
     neighbour_cosine: float = _limit(0.9, "images whose embeddings are less alike are not compared", least=-1, most=1)
 
     def __post_init__(self) -> None:

@@ -31,8 +31,9 @@ _TRIED_AS_FILES = 16
 def find_base64(cells: pa.ChunkedArray, *, root: str | Path) -> np.ndarray:
     """(n,) bool: the cells that hold an image as base64, or as a ``data:image/...;base64,`` URI; the others are paths.
 
-    A cell is base64 when it is written in that alphabet alone (which has no dot), and decodes to what begins as an image
-    file or is longer than a path can be. Where one of the first such cells names a file that exists, all are paths.
+    A cell is base64 when it is written in that alphabet alone (which has no dot), and decodes to what begins as an
+    image file or is longer than a path can be. Where one of the first such cells names a file that exists, all cells
+    are paths.
 
     Args:
         cells: (n,) strings; null is false.

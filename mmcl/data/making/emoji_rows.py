@@ -84,7 +84,9 @@ def _row(
     own = {language: _entry(entries, code) for language, entries in translations.items()}
     english = own["en"]
     if english is None:
-        raise DataError(f"{names.folder / 'en' / 'data.json'} has no emoji {code}; take matching versions of the packages")
+        raise DataError(
+            f"{names.folder / 'en' / 'data.json'} has no emoji {code}; take matching versions of the packages"
+        )
     return {
         "text": english["label"],
         "lang": "en",

@@ -1,4 +1,4 @@
-"""npm packages, fetched by the `npm` client: no script of theirs is run, and only the files that are wanted are kept."""
+"""npm packages, fetched by the `npm` client: no script of theirs is run, and only wanted files are kept."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def resolve_columns(
         column = guess_column(table.schema, name, source=source, taken=columns.values())
         if column is not None:
             found[name] = column
-            if column != name:
+            if column not in _OWN.get(name, (name,)):
                 guessed[name] = column
     for name in ("text", "image") if need_image else ("text",):
         if name not in found:

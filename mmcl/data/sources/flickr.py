@@ -1,4 +1,4 @@
-"""The caption files that Flickr8k and Flickr30k come with: ``results_20130124.token``, ``captions.txt``, ``results.csv``."""
+"""The caption files of Flickr8k and Flickr30k: ``results_20130124.token``, ``captions.txt``, ``results.csv``."""
 
 from __future__ import annotations
 

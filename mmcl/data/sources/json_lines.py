@@ -131,7 +131,7 @@ def _read_block(path: Path, data: bytes, first: int) -> _Block:
     numbers, skipped = _check_lines(path, lines, first)
     table = _read_fast(b"\n".join(lines[number] for number in numbers))
     if table is None or len(table) != len(numbers):
-        table = table_from_objects([json.loads(lines[number]) for number in numbers])
+        table = table_from_objects([_parsed(lines[number].decode()) for number in numbers])
     return _Block(table, skipped, first, np.array(numbers, dtype=np.int64))
 
 
@@ -161,7 +161,7 @@ def table_from_lines(lines: Sequence[str]) -> pa.Table:
     """JSON objects, one a string, as columns; row i is line i."""
     table = _read_fast("\n".join(lines).encode())
     if table is None or len(table) != len(lines):
-        table = table_from_objects([json.loads(line) for line in lines])
+        table = table_from_objects([_parsed(line) for line in lines])
     return table
 
 
@@ -208,8 +208,7 @@ def _check_lines(path: Path, lines: Sequence[bytes], first: int) -> tuple[list[i
         if not line.strip():
             continue
         try:
-            value = json.loads(line.decode())
-            reason = None if isinstance(value, dict) else f"a {type(value).__name__}, wanted an object"
+            reason = _problem(_parsed(line.decode()))
         except UnicodeDecodeError as error:
             shown = line[max(0, error.start - 20) : error.start + 20].decode("cp1252", errors="replace")
             reason = f"{_NOT_UTF8}; as cp1252 it reads {shown!r}"
@@ -223,16 +222,29 @@ def _check_lines(path: Path, lines: Sequence[bytes], first: int) -> tuple[list[i
     return numbers, skipped
 
 
+def _parsed(text: str) -> Any:
+    """A JSON value; NaN, which pandas writes for a missing value and which is no JSON, is null."""
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+def _problem(value: Any) -> str | None:
+    """Why a line's value is no row; None where it is one."""
+    if not isinstance(value, dict):
+        return f"a {type(value).__name__}, wanted an object"
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return f"no Unicode text: half of a character ({error.object[error.start]!a})"
+    return None
+
+
 def _read_list(path: Path, data: bytes) -> RawRows:
     try:
-        values = json.loads(data.decode())
+        values = _parsed(data.decode())
     except ValueError as error:
         raise DataError(f"{path}: begins like a list of objects, but is malformed JSON ({error})") from error
-    rows = [row for row, value in enumerate(values) if isinstance(value, dict)]
-    skipped = [
-        SkippedRow(row, f"{path}:item {row}", f"a {type(value).__name__}, wanted an object")
-        for row, value in enumerate(values)
-        if not isinstance(value, dict)
-    ]
+    problems = [_problem(value) for value in values]
+    rows = [row for row, problem in enumerate(problems) if problem is None]
+    skipped = [SkippedRow(row, f"{path}:item {row}", problem) for row, problem in enumerate(problems) if problem]
     table = table_from_objects([values[row] for row in rows])
     return RawRows(table, str(path), lambda wanted: [f"{path}:item {rows[row]}" for row in wanted], skipped=skipped)

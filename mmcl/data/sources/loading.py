@@ -76,8 +76,8 @@ def load(
 
             - a folder: ``metadata.jsonl``/``.csv``/``.parquet`` beside images, images with ``.txt`` files, one folder a
               class, split folders of these, what `datasets` saved, or WebDataset shards (see ``open_folder``);
-            - a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file; a column ``image``, ``file_name`` or another name in
-              common use (see ``ALIASES``; what is guessed is logged) names the image, or holds it as base64 text or, in
+            - a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file; a column ``image``, ``file_name`` or of a common
+              name (see ``ALIASES``; what is guessed is logged) names the image, or holds it as base64 text or, in
               Parquet, as bytes; a column ``split`` names the split. ``?encoding=cp1252`` and ``?separator=;`` tell how
               text is written;
             - COCO's ``captions_*.json``, a Karpathy split file ``dataset_*.json``, Flickr's caption files;

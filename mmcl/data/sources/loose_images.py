@@ -43,7 +43,7 @@ def read_images(folder: Path, wanted: TableFormat) -> RawRows:
         likely = (folder / inner).parent.absolute()
         likely = likely.parent if is_split_name(likely.name) else likely
         raise DataError(f"{folder.absolute()} is no data set itself; did you mean {likely}?")
-    here = [path for path in tables if os.sep not in path]
+    here = sorted(path for path in tables if os.sep not in path)
     if not images:
         return _read_tables_alone(folder, here, wanted)
     reader: Callable[[Path, list[str], dict[str, str]], RawRows]

@@ -24,7 +24,7 @@ from mmcl.data.sources.features import image_column, is_heavy, plain_table
 from mmcl.data.sources.options import whole_number, yes_or_no
 from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
 from mmcl.data.splits import canonical_split, is_split_name, split_prefix
-from mmcl.errors import DataError
+from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
 
 log = get_logger(__name__)
@@ -41,6 +41,8 @@ def streaming_bytes(base: str, options: Mapping[str, str]) -> int | None:
         ConfigError: a value that the options cannot take.
     """
     if not yes_or_no(base, options, "streaming", default=False):
+        if "buffer_mb" in options:
+            raise ConfigError(f"{base}: buffer_mb goes with streaming=true")
         return None
     return whole_number(base, options, "buffer_mb", BUFFER_BYTES >> 20) << 20
 
@@ -83,6 +85,8 @@ def _find(path: Path) -> list[Path]:
         ]
     else:
         found = [path]
+    if len(found) == 1 and not found[0].exists():
+        raise DataError(f"there is no {found[0].absolute()}; wanted a .parquet file, or a folder of them")
     wrong = next((file for file in found if file.suffix.lower() != ".parquet" or not file.is_file()), None)
     if wrong is not None or not found:
         raise DataError(

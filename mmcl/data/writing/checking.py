@@ -92,9 +92,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _check_images(
-    records: Sequence[tuple[Part, Record]], written: ImageTextDataset, *, where: str
-) -> Iterator[int]:
+def _check_images(records: Sequence[tuple[Part, Record]], written: ImageTextDataset, *, where: str) -> Iterator[int]:
     """Compare all images; yields 1 for each."""
     digests = (digest for _, record in records for digest in record.digests)
     for row, digest in enumerate(digests):
@@ -130,10 +128,8 @@ def verify_folder(out: Path, *, progress: Progress | None = None) -> dict[str, A
         if progress is not None:
             progress("checking", done, len(listed))
     if wrong:
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise DataError(
-            f"{out}: {len(wrong)} of {len(listed)} files are not as they were written: {', '.join(wrong[:_SHOWN])}{more}"
-        )
+        shown = ", ".join(wrong[:_SHOWN]) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
+        raise DataError(f"{out}: {len(wrong)} of {len(listed)} files are not as they were written: {shown}")
     return {"out": str(out), "files": len(listed), "bytes": size}
 
 

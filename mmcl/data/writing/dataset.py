@@ -13,6 +13,7 @@ from typing import Any
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.sources.tables import TABLE_SUFFIXES
 from mmcl.data.splits import canonical_split
+from mmcl.data.vectors import VectorImages
 from mmcl.data.writing.checking import Progress, check_written
 from mmcl.data.writing.job import (
     FOLDER_ROWS,
@@ -80,8 +81,8 @@ def write_dataset(
 
     Raises:
         ConfigError: an unknown format, a size below 1, or ``out`` holds something else.
-        DataError: no rows, no space, no image that can be read, a column that cannot be written, or the result is not
-            read back as the source was.
+        DataError: no rows, vectors instead of images, no space, no image that can be read, a column that cannot be
+            written, or the result is not read back as the source was.
 
     Example:
         >>> import tempfile, mmcl.data
@@ -126,9 +127,14 @@ def _check_options(format: str, resize: int | None, shard_mb: int, workers: int)
 def _canonical(splits: Mapping[str | None, ImageTextDataset]) -> dict[str | None, ImageTextDataset]:
     named = {None if name is None else canonical_split(name): dataset for name, dataset in splits.items()}
     if len(named) < len(splits) or (None in named and len(named) > 1):
-        raise DataError(f"the splits {', '.join(map(str, splits))} cannot stand together; give each one name of its own")
+        raise DataError(
+            f"the splits {', '.join(map(str, splits))} cannot stand together; give each one name of its own"
+        )
     if not any(len(dataset) for dataset in named.values()):
         raise DataError("there are no rows to write; wanted at least one image with a caption")
+    for dataset in named.values():
+        if isinstance(dataset.images, VectorImages):
+            raise DataError(f"{dataset.name} holds vectors and no images; there is nothing to write")
     return named
 
 

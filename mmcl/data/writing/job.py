@@ -167,9 +167,7 @@ def _reason(error: DataError, place: str) -> str:
     return str(error).removeprefix(f"{place}: ")
 
 
-def make_job(
-    splits: Mapping[str | None, ImageTextDataset], out: Path, *, format: Format, resize: int | None
-) -> Job:
+def make_job(splits: Mapping[str | None, ImageTextDataset], out: Path, *, format: Format, resize: int | None) -> Job:
     """Settle names, columns and layout; nothing is read but the tables.
 
     Raises:

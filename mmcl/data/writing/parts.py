@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,6 @@ from mmcl.errors import DataError
 WORK_FOLDER = ".conversion"
 ROW_GROUP_BYTES = 64 << 20
 _ROWS_PER_FOLDER = 10_000
-_MEMBER_MODE = 0o644
 
 
 def write_part(job: Job, part: Part, *, tick: Callable[[], None] = lambda: None) -> Record:
@@ -89,22 +90,19 @@ def _keep(job: Job, partial_file: Path, name: str, record: Record) -> None:
 
 
 def _write_shard(job: Job, part: Part, rows: Iterator[StoredRow], record: Record) -> None:
-    from webdataset import TarWriter
-
     split = job.splits[part.split]
     name = split.name if not job.one_table else f"data-{safe_stem(split.name or '')}"
     path = _partial(job, part)
-    # Fixed owner, mode and time: equal rows give equal bytes.
-    with (
-        open(path, "wb") as file,
-        TarWriter(file, user="", group="", mode=_MEMBER_MODE, encoder=False, mtime=0) as tar,
-    ):
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in rows:
-            sample: dict[str, Any] = {"__key__": row.stem, row.extension: row.image, "json": _json(row.values).encode()}
+            members = {row.extension: row.image, "json": _json(row.values).encode()}
             caption = _only_caption(row.values["text"])
             if caption is not None:
-                sample["txt"] = caption.encode()
-            tar.write(sample)
+                members["txt"] = caption.encode()
+            for ending, data in members.items():
+                member = tarfile.TarInfo(f"{row.stem}.{ending}")  # owner and time stay 0: equal rows give equal bytes
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
     _keep(job, path, f"{name or 'data'}-{part.place:06d}.tar", record)
 
 

@@ -319,6 +319,18 @@ def test_a_model_brings_further_pairs_to_compare(tmp_path: Path) -> None:
     assert found(report, "near_duplicate_image") == [(None, 9)]
 
 
+def test_images_that_a_model_embeds_alike(tmp_path: Path) -> None:
+    files = {f"{row}.png": encoded(pixels(row), "PNG") for row in range(9)}
+    files["8.png"] = files["0.png"]
+    data = {None: files_of(tmp_path / "d", files)}
+    embed = stand_in([0, 1, 2, 3, 4, 5, 1, 7, 0], 0.0)
+    report = audit(data, checks=["close_embeddings"], embed=embed)
+    assert found(report, "close_embeddings") == [(None, 6)]  # 8 equals 0 in all bytes
+    assert report.of("close_embeddings").to_pylist()[0]["related"][0]["row"] == 1
+    report = audit(data, checks=["close_embeddings"], embed=stand_in(range(9), 0.0))
+    assert found(report, "close_embeddings") == []
+
+
 def test_embeddings_that_are_not_finite_are_refused() -> None:
     embed = Embed(
         2, texts=lambda t: torch.full((len(t), 2), torch.nan), images=lambda d: (torch.ones(9, 2), np.arange(9))

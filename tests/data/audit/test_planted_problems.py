@@ -57,7 +57,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Copy, dict[str, I
         pytest.skip("the emoji data is not at hand")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMCL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        copy = plant_fifty(original, tmp_path_factory.mktemp("planted"), seed=5)
+        copy = plant_fifty(original, tmp_path_factory.mktemp("planted"), seed=0)
         splits = load_all(copy.folder)
         return copy, splits, audit(splits, embed=stand_in(copy, original))
 
@@ -95,9 +95,9 @@ def test_next_to_nothing_else_is_flagged(audited) -> None:
         seen[digest] = seen.get(digest, 0) + 1
     # Some pictures of families are equal in every byte and captioned differently: they are no clean rows.
     clean = {(split, name) for split, name, digest in files if seen[digest] == 1}
-    flagged = {
-        (split, Path(splits[split].images.describe(int(row))).name) for split, rows in report.flagged().items() for row in rows
-    }  # fmt: skip
+    flagged = set()
+    for split, rows in report.flagged().items():
+        flagged |= {(split, Path(splits[split].images.describe(int(row))).name) for row in rows}
     assert len(clean) > 3000
     assert 0 < len(flagged & clean) < 0.01 * len(clean)
     alike = {(split, name) for split, name, _ in files} - clean
@@ -105,7 +105,7 @@ def test_next_to_nothing_else_is_flagged(audited) -> None:
 
 
 def test_nothing_of_the_test_split_is_dropped_for_a_leak(audited) -> None:
-    _, splits, report = audited
+    _, _, report = audited
     drops = report.to_drop()
     assert len(drops["test"]) == 0
     assert len(drops["train"]) >= 20

@@ -163,10 +163,8 @@ def test_scaled_decoding_gives_nearly_the_same_views(tmp_path: Path, section: Au
 
 
 def test_the_training_path_equals_torchvision(tmp_path: Path) -> None:
-    images, preprocessing = (
-        photographs(tmp_path),
-        ImagePreprocessing((64, 64), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
-    )
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    images, preprocessing = photographs(tmp_path), ImagePreprocessing((64, 64), mean=mean, std=std)
     section = AugmentSection(crop_scale=(0.5, 1.0))
     ours = ImagePixels(Stored(images), preprocessing, ImageAugmentation(section, preprocessing))
     mode = v2.InterpolationMode.BICUBIC

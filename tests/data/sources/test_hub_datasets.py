@@ -87,3 +87,46 @@ def test_an_unreachable_hub_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(DataError, match=r"'owner/name@v1' is no path here.*Name or service.*HF_HUB_OFFLINE=1"):
         load("owner/name@v1:test")
+
+
+def test_features_of_the_datasets_library(hub, items):
+    text = datasets.Value("string")
+    features = {
+        "image": datasets.Image(),
+        "sentences": datasets.List({"raw": text, "tokens": datasets.List(text)}),
+        "translation": datasets.Translation(languages=["de", "en"]),
+        "label": datasets.ClassLabel(names=["dog", "red fox"]),
+        "pages": datasets.List(datasets.Image()),
+        "blob": {"data": datasets.Value("large_binary")},
+    }
+    rows = {
+        "image": [{"bytes": item.png, "path": None} for item in items],
+        "sentences": [[{"raw": text, "tokens": text.split()} for text in item.texts] for item in items[:5]] + [None],
+        "translation": [{"de": f"Bild {row}", "en": f"picture {row}"} for row in range(6)],
+        "label": [0, 1, -1, None, 1, 0],
+        "pages": [[{"bytes": item.png, "path": None}] * 2 for item in items],
+        "blob": [{"data": b"x" * 100}] * 6,
+    }
+    hub.parts = {"train": datasets.Dataset.from_dict(rows, features=datasets.Features(features))}
+    dataset = load("owner/name:train", columns={"text": "sentences.raw"})
+    assert dataset.column("texts") == [item.texts for item in items[:5]]
+    assert dataset.skipped[0].reason == "no caption"
+    assert dataset.column("label") == ["dog", "red fox", None, None, "red fox"]
+    assert dataset.column("sentences")[1]["tokens"][0] == items[1].texts[0].split()
+    assert not {"pages", "blob"} & set(dataset.table.column_names), "they stay out of memory"
+    german = load("owner/name:train", columns={"text": "translation.de"})
+    assert german.column("texts") == [[f"Bild {row}"] for row in range(6)]
+    assert german.column("sentences")[0] == rows["sentences"][0], "as it came where nobody reaches into it"
+
+
+def test_several_configurations_are_named(hub, monkeypatch):
+    def ask(*_, **__):
+        raise ValueError(
+            "Config name is missing.\nPlease pick one among the available configs: ['tiny', 'large']\nExample:\n"
+        )
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", ask)
+    with pytest.raises(
+        DataError, match=r"several configurations \(tiny, large\); name one, as in owner/name\?config=tiny"
+    ):
+        load("owner/name:train")

@@ -105,6 +105,10 @@ def test_what_cannot_be_streamed_says_so(tmp_path, items, folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: no \.parquet file is there"):
         load(f"{tmp_path}/empty?streaming=true")
+    with pytest.raises(DataError, match=r"there is no .*none\.parquet; wanted a \.parquet file"):
+        load(f"{tmp_path}/none.parquet?streaming=true")
+    with pytest.raises(ConfigError, match="buffer_mb goes with streaming=true"):
+        load(f"{folder}?buffer_mb=3:train")
     with pytest.raises(ConfigError, match="streaming='maybe' is neither true nor false"):
         load(f"{folder}?streaming=maybe:train")
     (folder / "data" / "more.parquet").write_bytes(b"")
@@ -200,7 +204,6 @@ def test_the_light_columns_are_fetched_once(hub):
     first = load("owner/name?streaming=true:test", columns=COLUMNS)
     number = len(hub.ranges)
     again = load("owner/name?streaming=true:test", columns=COLUMNS)
-    print(hub.requests, hub.ranges)
     assert len(hub.ranges) == number, "kept under the cache folder by commit"
     assert again.table.equals(first.table)
     assert again.images.fingerprint() == first.images.fingerprint()

@@ -232,6 +232,26 @@ def test_types_that_differ_between_blocks(folder, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("as_list", [False, True])
+def test_values_that_are_no_text(folder, as_list):
+    lines = [
+        json.dumps(_row(0)),
+        '{"file_name": "1.png", "text": "\\ud800 half"}',
+        '{"file_name": "2.png", "text": NaN}',
+    ]
+    lines += [json.dumps(_row(3, "\\ud83d\\ude00")), '{"file_name": "4.png", "text": "whole \\ud83d\\ude00"}']
+    path = folder / ("t.json" if as_list else "t.jsonl")
+    path.write_text(f"[{', '.join(lines)}]" if as_list else "\n".join(lines))
+    dataset = load(path)
+    assert dataset.column("id") == ["0.png", "3.png", "4.png"]
+    assert dataset.texts(2) == ["whole \U0001f600"]
+    places = ["item 1", "item 2"] if as_list else ["2", "3"]
+    assert [(row.source.rpartition(":")[2], row.reason) for row in dataset.skipped] == [
+        (places[0], "no Unicode text: half of a character ('\\ud800')"),
+        (places[1], "no caption"),
+    ]
+
+
 def test_deep_nesting_is_one_bad_line(folder):
     dataset = load(write_json_lines(folder / "t.jsonl", [_row(0), '{"text": ' + "[" * 100_000, _row(1)]))
     assert dataset.column("id") == ["0.png", "1.png"]

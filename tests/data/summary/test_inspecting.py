@@ -56,7 +56,7 @@ def test_clean_splits_leave_little_to_say() -> None:
         ("no_test", {"train": clean(5)}, "no test split"),
         ("one_language", {"train": clean(5)}, r"\(en, a guess\).*multilingual"),
         ("few_rows", {None: clean(5)}, "all: There are 5 rows.*finetune_clip"),
-        ("overlap", {"train": clean(5), "test": clean(4)}, "in train and in test: 4, on 4 of the 4 rows of test.*audit"),
+        ("overlap", {"train": clean(5), "test": clean(4)}, "in train and in test: 4, on 4 of the 4 rows.*audit"),
         ("equal_captions", {"train": make(["a dog on a lawn"] * 40)}, "780.0 pairs.*loss.positives=group"),
         ("false_negatives", {"train": make(["a dog on a lawn"] * 40, group=pa.array(list(map(str, range(40)))))},
          "batch of 40, 780.0 pairs of different groups.*batches.name=unique_groups"),

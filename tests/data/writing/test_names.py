@@ -53,4 +53,12 @@ def test_any_ids_give_different_safe_names():
 
 
 def test_first_comers_keep_their_names():
-    assert unique_stems(["a", "A", "a-2", "a", None, "..", "4"]) == ["a", "A-2", "a-2-2", "a-3", "00000004", "00000005", "4"]
+    assert unique_stems(["a", "A", "a-2", "a", None, "..", "4"]) == [
+        "a",
+        "A-2",
+        "a-2-2",
+        "a-3",
+        "00000004",
+        "00000005",
+        "4",
+    ]

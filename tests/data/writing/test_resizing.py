@@ -3,18 +3,17 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageCms
 from stored_items import encode
 
-from mmcl.data import load
+from mmcl.data import decode_image, load
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.images.arrow_bytes import BytesImages
 from mmcl.data.writing import write_dataset
 from mmcl.data.writing.resizing import shrink
 from mmcl.errors import DataError
-
-pa = pytest.importorskip("pyarrow")
 
 
 def gradient(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -52,18 +51,16 @@ def test_png_is_what_pillow_resamples():
 
 
 def test_jpeg_decoded_at_a_smaller_scale_looks_the_same():
-    image = gradient(800, 600)
-    wanted = np.asarray(image.resize((133, 100), Image.Resampling.LANCZOS)).astype(float)
-    got = np.asarray(opened(shrink(encode(image, "JPEG", quality=98), 100, source="x"))).astype(float)
-    assert np.abs(got - wanted)[..., :2].mean() < 1
-    shifted = np.roll(wanted, 4, axis=1)
-    assert np.abs(got - shifted)[..., :2].mean() > 3
+    data = encode(gradient(800, 600).convert("L"), "JPEG", quality=98)
+    whole = opened(data).resize((133, 100), Image.Resampling.LANCZOS)
+    wanted = np.asarray(opened(encode(whole, "JPEG", quality=95))).astype(float)
+    got = np.asarray(opened(shrink(data, 100, source="x"))).astype(float)
+    assert np.abs(got - wanted).mean() < 0.5
+    assert np.abs(got - np.roll(wanted, 1, axis=1)).mean() > 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_and_goes(orientation):
-    from mmcl.data import decode_image
-
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(gradient(120, 80), "JPEG", quality=95, exif=exif)
@@ -78,7 +75,7 @@ def test_orientation_is_applied_and_goes(orientation):
     assert np.abs(got[::-1, ::-1] - wanted).mean() > 20
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "I;16", "I"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "I;16"])
 def test_png_of_any_mode_stays_png(mode):
     if mode == "I;16":
         image = Image.fromarray((np.arange(100 * 80, dtype=np.uint16).reshape(80, 100) * 8).astype(np.uint16))
@@ -113,7 +110,9 @@ def test_other_formats_and_modes():
     assert kept.info["icc_profile"] == profile
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"no image", encode(gradient(100, 80))[:-200], encode(gradient(99, 80), "JPEG")[:900]])
+@pytest.mark.parametrize(
+    "spoilt", [b"", b"no image", encode(gradient(100, 80))[:-200], encode(gradient(99, 80), "JPEG")[:900]]
+)
 def test_broken_images_are_told(spoilt):
     with pytest.raises(DataError, match=r"^here\.png: "):
         shrink(spoilt, 40, source="here.png")

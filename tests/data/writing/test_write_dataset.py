@@ -212,7 +212,7 @@ def test_nothing_that_can_be_read_is_an_error(tmp_path):
 
 def test_vectors_have_no_images_to_write(tmp_path):
     np.savez(tmp_path / "v.npz", image=np.eye(3), text=np.eye(3))
-    with pytest.raises(DataError, match="v.npz"):
+    with pytest.raises(DataError, match="v.npz holds vectors and no images"):
         write_dataset(load_all(f"vectors:{tmp_path / 'v.npz'}"), tmp_path / "out", format="folder")
 
 
@@ -248,7 +248,8 @@ def test_columns_whose_names_a_format_needs(tmp_path):
 
 def test_types_that_json_does_not_know(tmp_path):
     day = pa.array([1_700_000_000, None], pa.timestamp("s"))
-    columns = {"day": day, "raw": [b"\x00\xff", b""], "score": [float("nan"), 1.5], "large": pa.array([2**64 - 1, 1], pa.uint64())}  # fmt: skip
+    large = pa.array([2**64 - 1, 1], pa.uint64())
+    columns = {"day": day, "raw": [b"\x00\xff", b""], "score": [float("nan"), 1.5], "large": large}
     source = {"test": in_memory([png(0), png(1)], **columns)}
     for format in ("parquet", "folder"):
         counts = write_dataset(source, tmp_path / format, format=format)
@@ -298,9 +299,11 @@ def test_a_wrong_result_is_an_error(tmp_path, stored, monkeypatch):
         write_dataset(source, tmp_path / "a", format="folder")
     monkeypatch.undo()
     swap = {"0.png": "1.png", "1.png": "0.png"}
-    monkeypatch.setattr(
-        parts, "_json", lambda values: json.dumps({**values, "file_name": swap.get(values["file_name"], values["file_name"])})
-    )  # fmt: skip
+
+    def swapped(values: dict) -> str:
+        return json.dumps({**values, "file_name": swap.get(values["file_name"], values["file_name"])})
+
+    monkeypatch.setattr(parts, "_json", swapped)
     with pytest.raises(DataError, match=r"row 0: the image in .*1\.png is not what was written"):
         write_dataset(source, tmp_path / "b", format="folder")
     assert not (tmp_path / "b" / ".conversion" / "manifest.json").read_text().count("counts")
@@ -357,7 +360,12 @@ def test_row_groups_are_bounded(tmp_path, monkeypatch):
 def test_large_folders_have_numbered_ones_inside(tmp_path, monkeypatch):
     monkeypatch.setattr("mmcl.data.writing.parts._ROWS_PER_FOLDER", 2)
     write_dataset({"test": in_memory([png(row) for row in range(5)])}, tmp_path / "out", format="folder")
-    assert sorted(path.name for path in (tmp_path / "out" / "test").iterdir()) == ["00000", "00001", "00002", "metadata.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out" / "test").iterdir()) == [
+        "00000",
+        "00001",
+        "00002",
+        "metadata.jsonl",
+    ]
     assert len(load(tmp_path / "out")) == 5
 
 
@@ -366,7 +374,9 @@ def test_images_of_every_format_are_named_by_what_they_are(tmp_path):
     kinds = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
     images = [encode(image, kind) for kind in kinds]
     for format in FORMATS:
-        counts = write_dataset({"test": in_memory(images, id=[f"{kind}.txt" for kind in kinds])}, tmp_path / format, format=format)
+        counts = write_dataset(
+            {"test": in_memory(images, id=[f"{kind}.txt" for kind in kinds])}, tmp_path / format, format=format
+        )
         assert counts["re_encoded"] == {}
         written = load(tmp_path / format)
         assert [encoded_image(written.images, row) for row in range(6)] == images

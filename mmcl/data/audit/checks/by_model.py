@@ -1,4 +1,4 @@
-"""Captions that do not belong to their image, by a model's judgement."""
+"""Captions that do not belong to their image, and images that are almost alike, by a model's judgement."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from mmcl.data.audit.audited import Audited
 from mmcl.data.audit.check import Check, Found
 from mmcl.data.audit.checks.caption_text import shown
+from mmcl.data.audit.checks.duplicates import twin_lists
 
 NAME = "mismatched_caption"
 _CHUNK = 65536
@@ -109,11 +110,36 @@ def _better(audited: Audited, pairs: np.ndarray, fit: np.ndarray) -> tuple[list[
     return details, related
 
 
+def _close(audited: Audited) -> Iterator[Found]:
+    pairs, cosines = audited.nearest
+    wanted = cosines >= audited.limits.twin_cosine
+    if audited.has_pixels:  # what looks the same is found as that already
+        twins = audited.twins
+        wanted &= (twins.same[pairs] < 0).any(axis=1) | (twins.same[pairs[:, 0]] != twins.same[pairs[:, 1]])
+        span = len(audited)
+        wanted &= ~np.isin(pairs @ [span, 1], twins.pairs @ [span, 1])
+    pairs, cosines = pairs[wanted], cosines[wanted]
+    rows, related, places = twin_lists(pairs)
+    splits = audited.split_of(pairs[places])
+    details = [
+        f"cosine {cosine:.3f}" + ("" if one == other else f" with an image of {audited.names[one]}")
+        for cosine, (one, other) in zip(cosines[places], splits)
+    ]
+    yield Found(rows, details, related)
+
+
+CLOSE_EMBEDDINGS = Check(
+    "close_embeddings", "note", "look",
+    "Images that the model embeds almost alike (threshold twin_cosine, among the nearest neighbours of each), and that "
+    "are no duplicates by their pixels: the same thing taken twice, or a model that does not tell such images apart.",
+    _close, "model",
+)  # fmt: skip
+
 MISMATCHED_CAPTION = Check(
     NAME, "warning", "look",
     "Captions that fit their image no better than a random caption does, and the image no better than a random one: "
-    "less than mismatch_z standard deviations above the mean of all pairs both ways (of pairs set up at random, 9 in "
-    "10 lie below 1.28), and 3 standard deviations below the median of these data's own pairs, as 1 in 1,000 fitting "
+    "less than mismatch_z standard deviations above the mean of all pairs both ways (of pairs set up at random, 19 in "
+    "20 lie below 1.64), and 3 standard deviations below the median of these data's own pairs, as 1 in 1,000 fitting "
     "pairs is. Named beside it: the row whose caption fits the image best. Not looked for with a model too weak to "
     "tell the two apart.",
     _mismatched, "model",
