@@ -37,6 +37,7 @@ def test_it_holds_code_recipes_cards_and_licence(wheel: Path, checkout: Path) ->
         **{str(path.relative_to(checkout)): path for path in (checkout / "mmcl").rglob("*.py")},
         **{f"mmcl/recipes/configs/{path.name}": path for path in (checkout / "recipes" / "configs").glob("*.yaml")},
         **{str(path.relative_to(checkout)): path for path in (checkout / "mmcl").rglob("*.html")},
+        **{str(path.relative_to(checkout)): path for path in (checkout / "mmcl" / "data").rglob("*.md")},
         **{f"mmcl/recipes/suites/{path.name}": path for path in (checkout / "recipes" / "suites").glob("*.yaml")},
         **{f"mmcl/recipes/data_cards/{path.name}": path for path in (checkout / "data_cards").glob("*.md")},
         "mmcl/py.typed": checkout / "mmcl" / "py.typed",
