@@ -131,7 +131,7 @@ class FeatureCache:
         progress: ProgressCallback | None = None,
     ) -> None:
         self.folder, self.device, self.batch_size, self.bf16 = folder, torch.device(device), batch_size, bf16
-        self._progress = progress
+        self.progress = progress
         # Both keep the object beside the value, so that no other object can come to have its id.
         self._tower_keys: dict[int, tuple[Any, str]] = {}
         self._fingerprints: dict[int, tuple[Any, str]] = {}
@@ -234,8 +234,8 @@ class FeatureCache:
         return self._loaded[key]
 
     def _tell(self, title: str, done: int, total: int) -> None:
-        if self._progress is not None:
-            self._progress(title, done, total)
+        if self.progress is not None:
+            self.progress(title, done, total)
 
     @torch.inference_mode()
     def _forward(self, encoder: Encoder, inputs: dict[str, Tensor]) -> np.ndarray:

@@ -21,7 +21,7 @@ from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.freezing import apply_freezing
-from mmcl.training.cached_features import FeatureCache, ProgressCallback, Views
+from mmcl.training.cached_features import FeatureCache, Views
 from mmcl.training.gather import gather_objects, rank
 
 log = get_logger(__name__)
@@ -35,19 +35,10 @@ class TrainingInputs:
         model: frozen as at the start.
         train: the training split.
         cache: features of frozen towers; None: towers always run.
-        progress: told how far the tokens of the captions are.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: DualEncoder,
-        train: ImageTextDataset,
-        cache: FeatureCache | None,
-        *,
-        progress: ProgressCallback | None = None,
-    ) -> None:
-        self._recipe, self._model, self._train, self._cache, self._progress = recipe, model, train, cache, progress
+    def __init__(self, recipe: Recipe, model: DualEncoder, train: ImageTextDataset, cache: FeatureCache | None) -> None:
+        self._recipe, self._model, self._train, self._cache = recipe, model, train, cache
         self._negatives = HardNegativeChoice(train, recipe.negatives)  # what it misses is told before features are made
         self.reader = BatchReader(
             train,
@@ -112,13 +103,14 @@ class TrainingInputs:
         if asked is False or (asked == "auto" and not self._captions_come_again()):
             return preprocessing
         sampler = CaptionSampler(self._train, self._recipe.data.captions)
+        progress = None if self._cache is None else self._cache.progress
 
         def captions() -> Iterator[str]:
             yield from sampler.possible_captions()
             yield from sorted(self._negatives.possible_captions())
 
         def make() -> CachedTokens:
-            return cache_tokens(preprocessing, captions, folder=cache_folder() / "tokens", progress=self._progress)
+            return cache_tokens(preprocessing, captions, folder=cache_folder() / "tokens", progress=progress)
 
         # The main process writes; the others find it done, or write it on a disk of their own.
         failure, cached = None, None

@@ -130,7 +130,7 @@ def test_mistakes_are_told(
 def test_interrupted_it_goes_on(
     invoke, tmp_path: Path, pairs: Path, workers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmcl.data.writing.dataset.FOLDER_ROWS", 2)
+    monkeypatch.setattr("mmcl.data.writing.manifest.FOLDER_ROWS", 2)
     write_images, out = parts._write_images, tmp_path / "out"
 
     def slow(job, part, rows, record) -> None:

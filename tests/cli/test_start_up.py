@@ -25,6 +25,7 @@ COMMANDS = (
     ("eval", "languages"),
     ("eval", "compare"),
     ("eval", "forgetting"),
+    ("data", "audit"),
     ("data", "augment"),
     ("data", "card"),
     ("data", "inspect"),

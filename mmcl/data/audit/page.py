@@ -83,7 +83,7 @@ def _item(splits: Mapping[str | None, ImageTextDataset], finding: Mapping[str, A
         return Item(title[:_CHARACTERS])
     dataset = splits[finding["split"]]
     captions = " | ".join(dataset.texts(finding["row"]))
-    return Item(f"{title[:_CHARACTERS]}\n{captions[:_CHARACTERS]}", _picture(dataset, finding["row"]))
+    return Item(f"{title[:_CHARACTERS]} \u2014 {captions[:_CHARACTERS]}", _picture(dataset, finding["row"]))
 
 
 def _picture(dataset: ImageTextDataset, row: int) -> Tensor | None:

@@ -85,7 +85,7 @@ def _walk(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
     The .txt files stand under their names with the suffix in lower case. Links to folders are followed once.
     """
     images, captions, tables, seen = [], {}, [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_tell_unreadable):
         place = os.stat(parent)
         if (place.st_dev, place.st_ino) in seen:  # a link back to a folder above
             folders[:] = []
@@ -106,6 +106,10 @@ def _walk(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
             elif suffix in TABLE_SUFFIXES:
                 tables.append(path)
     return sorted(images), captions, tables
+
+
+def _tell_unreadable(error: OSError) -> None:
+    log.warning("%s: cannot be read (%s); what it holds is left out", error.filename, error.strerror)
 
 
 def _caption_file(image: str) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ log = get_logger(__name__)
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 TEXT_EXTENSIONS = ("txt", "text", "caption")
 LARGEST_TEXT = 64 << 20  # bytes of a text, label or json member
-MOST_THREADS = 8  # they wait for the disk; headers are read by one of them at a time
+MOST_THREADS = 4  # while one waits for the disk another works; Python runs one at a time
 _VERSION = b"2"
 _INDEX = pa.schema(
     [
@@ -76,15 +77,16 @@ def index_shards(paths: Sequence[str], *, progress: Callable[[str, int, int], No
     missing = [path for path in dict.fromkeys(paths) if path not in found]
     if missing:
         log.info("indexing %d of %d shard(s)", len(missing), len(paths))
-        pool = ThreadPoolExecutor(min(MOST_THREADS, len(missing)))
+        pool, stop = ThreadPoolExecutor(min(MOST_THREADS, len(missing))), Event()
         try:
-            work = {pool.submit(_make_index, path): path for path in missing}
+            work = {pool.submit(_make_index, path, stop): path for path in missing}
             for done, future in enumerate(as_completed(work), start=1):
                 found[work[future]] = future.result()
                 if progress is not None:
                     progress("indexing shards", done, len(missing))
         finally:
-            pool.shutdown(cancel_futures=True)  # an error or Ctrl-C ends the work; what is indexed stays
+            stop.set()  # an error or Ctrl-C ends the work at once; shards that are indexed stay so
+            pool.shutdown(cancel_futures=True)
     return [found[path] for path in paths]
 
 
@@ -120,11 +122,11 @@ def _digest(file: BinaryIO, offsets: Sequence[int]) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _make_index(path: str) -> pa.Table:
+def _make_index(path: str, stop: Event) -> pa.Table:
     try:
         with open(path, "rb", buffering=8192) as file:
             before = os.fstat(file.fileno())
-            table = scan_shard(file, path=path, file_size=before.st_size)
+            table = scan_shard(file, path=path, file_size=before.st_size, stop=stop)
             unchanged = _state(os.fstat(file.fileno())) == _state(before)
             # The blocks before members' data: their headers.
             starts = table["offset"].drop_null().to_pylist()
@@ -151,16 +153,17 @@ def _keep(table: pa.Table, cached: Path, path: str) -> None:
         partial_file.unlink(missing_ok=True) if partial_file.parent.is_dir() else None
 
 
-def scan_shard(file: BinaryIO, *, path: str, file_size: int) -> pa.Table:
+def scan_shard(file: BinaryIO, *, path: str, file_size: int, stop: Event | None = None) -> pa.Table:
     """Index one shard, whatever is kept; see ``index_shards``.
 
     Args:
         file: the shard, opened for reading bytes.
         path: its name, for messages.
         file_size: its bytes.
+        stop: another thread sets it when the index is no longer wanted.
 
     Raises:
-        DataError: it is no tar archive, or compressed.
+        DataError: it is no tar archive, or compressed; or nobody wants it any more.
     """
     start = file.read(8)
     packing = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
@@ -170,6 +173,8 @@ def scan_shard(file: BinaryIO, *, path: str, file_size: int) -> pa.Table:
         raise DataError(f"{path}: no tar archive: the file is empty (0 bytes)")
     samples = _Samples(file, file_size)
     for found in walk_headers(file, file_size):
+        if stop is not None and stop.is_set():
+            raise DataError(f"{path}: indexing was broken off")
         if isinstance(found, Member):
             samples.add(found)
         elif found.offset == 0:

@@ -80,9 +80,7 @@ def _find(path: Path) -> list[Path]:
     if "*" in path.name:
         found = sorted(path.parent.glob(path.name))
     elif path.is_dir():
-        found = [
-            file for file in sorted(path.rglob("*.parquet")) if not file.relative_to(path).as_posix().startswith(".")
-        ]
+        found = sorted(file for file in path.rglob("*.parquet") if not _is_hidden(file.relative_to(path)))
     else:
         found = [path]
     if len(found) == 1 and not found[0].exists():

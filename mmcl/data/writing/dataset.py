@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.sources.tables import TABLE_SUFFIXES
 from mmcl.data.splits import canonical_split
 from mmcl.data.vectors import VectorImages
 from mmcl.data.writing.checking import Progress, check_written
 from mmcl.data.writing.job import (
-    FOLDER_ROWS,
     FORMATS,
     Format,
     Job,
@@ -25,9 +20,9 @@ from mmcl.data.writing.job import (
     fingerprint,
     make_job,
     make_parts,
-    mean_row_bytes,
 )
 from mmcl.data.writing.joining import CHECKSUMS, SKIPPED, dropped_rows, join_tables, write_checksums, write_skipped
+from mmcl.data.writing.manifest import begin_work, finish_work, is_finished
 from mmcl.data.writing.parts import WORK_FOLDER, record_path
 from mmcl.data.writing.workers import write_parts
 from mmcl.errors import ConfigError, DataError
@@ -36,9 +31,6 @@ from mmcl.logs import get_logger
 log = get_logger(__name__)
 
 DEFAULT_SHARD_MB = 256
-_LAYOUT = 1  # of the manifest; folders begun by another layout are not gone on with
-_MANIFEST = "manifest.json"
-_SPARE = 1.05  # headers, padding, tables and checksums beside the images
 
 
 def write_dataset(
@@ -98,9 +90,9 @@ def write_dataset(
     out = Path(out).expanduser()
     job = make_job(splits, out, format=format, resize=resize)
     options = {"format": format, "resize": resize, "shard_mb": None if format == "folder" else shard_mb}
-    manifest = _begin(job, options, fingerprint(splits), shard_mb)
+    manifest = begin_work(job, options, fingerprint(splits), shard_mb)
     parts = make_parts(job, manifest["rows_per_part"])
-    if manifest.get("counts") is not None and _files_are_there(out):
+    if is_finished(out, manifest):
         return _with_paths(manifest["counts"], out)
     records = list(zip(parts, _write_all(job, parts, workers=workers, progress=progress)))
     if not any(record.rows for _, record in records):
@@ -110,7 +102,7 @@ def write_dataset(
     write_checksums(out, files)
     check_written(job, records, progress=progress)
     counts = _counts(job, records, files)
-    _finish(out, {**manifest, "counts": counts})
+    finish_work(out, {**manifest, "counts": counts})
     return _with_paths(counts, out)
 
 
@@ -138,62 +130,6 @@ def _canonical(splits: Mapping[str | None, ImageTextDataset]) -> dict[str | None
     return named
 
 
-def _begin(job: Job, options: dict[str, Any], source: str, shard_mb: int) -> dict[str, Any]:
-    """The manifest of this work: the one in the folder, when it is the same work; else a new one, in a free folder."""
-    if job.out.suffix.lower() in (".tar", ".json", *TABLE_SUFFIXES):
-        raise ConfigError(f"{job.out} looks like a file; what is written is a folder: name it {job.out.stem}")
-    path = job.out / WORK_FOLDER / _MANIFEST
-    asked = {"layout": _LAYOUT, "options": options, "source": source}
-    if path.is_file():
-        return _go_on(path, asked)
-    if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
-        raise ConfigError(f"{job.out} holds something else already; name a new or an empty folder")
-    row_bytes = mean_row_bytes(job)
-    _check_space(job, row_bytes)
-    rows = FOLDER_ROWS if job.format == "folder" else max(1, int(shard_mb * 1e6 / row_bytes))
-    manifest = {**asked, "rows_per_part": rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_manifest(path, manifest)
-    return manifest
-
-
-def _go_on(path: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    out = path.parent.parent
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        rows_per_part, options = manifest["rows_per_part"], manifest["options"]
-        known = isinstance(rows_per_part, int) and manifest["layout"] == _LAYOUT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); name another folder, or delete {out}") from error
-    if not known:
-        raise ConfigError(f"{out} was begun by another version of mmcl; name another folder, or delete it")
-    for name, value in asked["options"].items():
-        if options.get(name) != value:
-            raise ConfigError(
-                f"{out} was begun with {name}={options.get(name)}, now it is {value}; name another folder, or delete it"
-            )
-    if manifest.get("source") != asked["source"]:
-        raise ConfigError(
-            f"{out} was begun from other data, or they have changed since; name another folder, or delete it"
-        )
-    return manifest
-
-
-def _check_space(job: Job, row_bytes: float) -> None:
-    rows = sum(len(split.dataset) for split in job.splits)
-    joined = job.format == "parquet" and job.one_table  # pieces and the table made of them stand side by side
-    needed = rows * row_bytes * _SPARE * (2 if joined else 1)
-    folder = job.out.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{job.out}: about {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free; "
-            "name a folder on a larger disk, or make the images smaller"
-        )
-
-
 def _write_all(job: Job, parts: Sequence[Part], *, workers: int, progress: Progress | None) -> list[Record]:
     records: dict[int, Record] = {}
     for part in parts:
@@ -218,14 +154,6 @@ def _read_record(job: Job, part: Part) -> Record | None:
     return record if all((job.out / name).is_file() for name in record.files) else None
 
 
-def _files_are_there(out: Path) -> bool:
-    try:
-        lines = (out / CHECKSUMS).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return False
-    return all((out / line[66:]).is_file() for line in lines)
-
-
 def _counts(job: Job, records: Sequence[tuple[Part, Record]], files: Mapping[str, str]) -> dict[str, Any]:
     rows: dict[str, int] = {}
     skipped: dict[str, int] = {}
@@ -247,19 +175,6 @@ def _counts(job: Job, records: Sequence[tuple[Part, Record]], files: Mapping[str
         "files": len(files),
         "bytes": sum((job.out / name).stat().st_size for name in files),
     }
-
-
-def _finish(out: Path, manifest: dict[str, Any]) -> None:
-    """Write down that all is done; what was kept to go on from is not needed any more."""
-    _write_manifest(out / WORK_FOLDER / _MANIFEST, manifest)
-    for path in (out / WORK_FOLDER).glob("part-*"):
-        path.unlink()
-
-
-def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    partial_file = path.with_suffix(".partial")
-    partial_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial_file, path)
 
 
 def _with_paths(counts: dict[str, Any], out: Path) -> dict[str, Any]:

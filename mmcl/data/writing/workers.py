@@ -81,7 +81,7 @@ def _write_in_processes(
                 progress("writing", counter.value, of)
     except BrokenProcessPool as error:
         raise DataError(
-            f"{job.out}: a worker process was killed, perhaps for want of memory; the same call goes on: try fewer workers"
+            f"{job.out}: a worker process was killed, perhaps for want of memory; go on with fewer workers"
         ) from error
     except BaseException:
         # Parts appear whole or not at all: there is nothing to wait for.

@@ -73,10 +73,14 @@ def packages(tmp_path: Path) -> dict[str, Path]:
     made["emojibase"] = write_package(tmp_path / "emojibase", "emojibase-data", "17.0.0")
     for language in ("en", *LANGUAGES):
         entries = [
-            {"hexcode": code if code != "0023-FE0F-20E3" else "0023-20E3", "label": name if language == "en" else f"{name} {language}", "tags": name.split()}
+            {
+                "hexcode": code if code != "0023-FE0F-20E3" else "0023-20E3",
+                "label": name if language == "en" else f"{name} {language}",
+                "tags": name.split(),
+            }
             for code, name, *_ in EMOJI
             if (code, language) != ("1F34E", "th")
-        ]  # fmt: skip
+        ]
         (made["emojibase"] / language).mkdir()
         (made["emojibase"] / language / "data.json").write_text(json.dumps(entries))
     return made

@@ -89,7 +89,7 @@ def test_real_columns_of_all_kinds(tmp_path, emoji, format):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_any_number_of_workers_gives_the_same_files(tmp_path, format, monkeypatch):
-    monkeypatch.setattr("mmcl.data.writing.dataset.FOLDER_ROWS", 5)
+    monkeypatch.setattr("mmcl.data.writing.manifest.FOLDER_ROWS", 5)
     noise = [encode(Image.fromarray(np.random.default_rng(row).integers(0, 256, (200, 300, 3), dtype=np.uint8)))
              for row in range(14)]  # fmt: skip
     source = {"train": in_memory(noise), "test": in_memory(noise[:3])}
@@ -108,8 +108,8 @@ def test_any_number_of_workers_gives_the_same_files(tmp_path, format, monkeypatc
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_same_call_goes_on(tmp_path, format, workers, monkeypatch):
-    monkeypatch.setattr("mmcl.data.writing.dataset.FOLDER_ROWS", 2)
-    monkeypatch.setattr("mmcl.data.writing.dataset.mean_row_bytes", lambda job: 5e5)
+    monkeypatch.setattr("mmcl.data.writing.manifest.FOLDER_ROWS", 2)
+    monkeypatch.setattr("mmcl.data.writing.manifest.mean_row_bytes", lambda job: 5e5)
     source = {"test": in_memory([png(row) for row in range(9)], id=[f"row {row}" for row in range(9)])}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     write_dataset(source, whole, format=format, shard_mb=1)
@@ -311,7 +311,7 @@ def test_a_wrong_result_is_an_error(tmp_path, stored, monkeypatch):
 
 def test_a_full_disk_is_said_before(tmp_path, stored, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("mmcl.data.writing.dataset.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("mmcl.data.writing.manifest.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(DataError, match="MB are needed and 0 MB are free"):
         write_dataset(load_all(stored["metadata"]), tmp_path / "out", format="folder")
     assert not (tmp_path / "out").exists()

@@ -91,13 +91,15 @@ def _edges(texts: pa.Array, pattern: str) -> pa.Array:
 
 
 def _template(audited: Audited) -> Iterator[Found]:
-    yield from _with_phrase(audited, LEAD_IN, "an opening")
     codes = audited.captions.codes
     distinct = np.unique(codes, return_index=True)[1]
     least = max(_LEAST_CAPTIONS, audited.limits.edge_share * len(distinct))
     first = np.zeros(len(codes), dtype=bool)
     first[distinct] = True
     told = np.zeros(len(audited), dtype=bool)  # a row is named once
+    for found in _with_phrase(audited, LEAD_IN, "an opening"):
+        told[found.rows] = True
+        yield found
     for side, pattern in _EDGES.items():
         column = pa.chunked_array([_edges(texts, pattern) for _, texts in audited.captions.parts()], pa.string())
         encoded = column.dictionary_encode().unify_dictionaries()
