@@ -91,21 +91,26 @@ def _close_all() -> None:
 
 
 @contextmanager
-def deaths_explained(asked: Sequence[Sequence[int]] = ()) -> Iterator[None]:
-    """Within it, the death of a worker is a DataError that names the rows that were waited for, the first of ``asked``.
+def deaths_explained(asked: Sequence[Sequence[int]] | None = None) -> Iterator[None]:
+    """Within it, the death of a worker is a DataError.
 
     torch raises it wherever the main process happens to be, so loops over batches stand within this too.
+
+    Args:
+        asked: where batches are being waited for, the rows of each: the first ones are named.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, OSError, EOFError) as error:
+        # Of what a worker was sending when it died, the rest is a broken connection.
+        broken = asked is not None and isinstance(error, OSError | EOFError)
+        if not broken and not str(error).startswith("DataLoader worker"):
             raise
         waited = f" while the batch of rows {_listed(asked[0])} was waited for" if asked else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"a reader process died{waited} ({str(error).splitlines()[0]}); the usual cause is memory: fewer "
-            f"data.workers, a smaller data.prefetch or smaller batches need less, and data.workers=0 reads in the "
-            f"training process itself"
+            f"a reader process died{waited} ({reason}); the usual cause is memory: fewer data.workers, a smaller "
+            f"data.prefetch or smaller batches need less, and data.workers=0 reads in the training process itself"
         ) from error
 
 

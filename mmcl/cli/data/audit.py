@@ -31,10 +31,15 @@ Fix = Annotated[
     Path | None, typer.Option("--fix", metavar="OUT", help="Write a copy without the rows to be dropped, into OUT.")
 ]
 Format = Annotated[str, typer.Option("--format", help="Of the copy: folder, parquet or webdataset.")]
-Checks = Annotated[str | None, typer.Option("--checks", metavar="A,B", help="Make these checks alone.")]
+Checks = Annotated[
+    str | None, typer.Option("--checks", metavar="A,B", help="Make these checks alone; a wrong name lists all.")
+]
 Skip = Annotated[str | None, typer.Option("--skip", metavar="A,B", help="Make all checks but these.")]
 Threshold = Annotated[
-    list[str] | None, typer.Option("--threshold", metavar="NAME=VALUE", help="Where a check begins, as min_pixels=64.")
+    list[str] | None,
+    typer.Option(
+        "--threshold", metavar="NAME=VALUE", help="Where a check begins, as min_pixels=64; a wrong NAME lists all."
+    ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode images; 0: this one does.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End with exit code 1 where an error was found.")]

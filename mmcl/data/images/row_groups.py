@@ -66,7 +66,8 @@ class RowGroupReader:
         num_fetched: row groups that this process has fetched.
     """
 
-    RETRY_SECONDS: ClassVar[tuple[float, ...]] = (0.5, 2.0)  # before each further try; the Hub's client tries a few times itself
+    # Before each further try; the client of the Hub tries a few times itself.
+    RETRY_SECONDS: ClassVar[tuple[float, ...]] = (0.5, 2.0)
     REFUSED_SECONDS: ClassVar[float] = 60.0
     MOST_FOOTERS: ClassVar[int] = 64
     SCATTERED_FETCHES: ClassVar[int] = 200  # after so many, it is told that too little of each was used

@@ -182,7 +182,7 @@ def test_rows_that_the_reader_left_out() -> None:
     skipped = [SkippedRow(3, "t.csv:4", "no caption"), SkippedRow(5, "t.csv:6", "broken line")]
     train, test = rows_of(["a"]), rows_of(["b"], seed=1)
     train.skipped = test.skipped = skipped
-    report = audit({"train": train, "test": test})
+    report = audit({"train": train, "test": test}, checks=["left_out", "empty_caption"])
     (empty,), (left,) = (report.of(check).to_pylist() for check in ("empty_caption", "left_out"))
     assert (empty["place"], empty["row"], empty["detail"]) == ("t.csv:4", None, "no caption")
     assert (left["place"], left["severity"]) == ("t.csv:6", "error")
