@@ -279,9 +279,9 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_do() -> None:
         list(processes.read(0, [[1, 2], [3, 4]]))
     assert time.monotonic() - started < 20
     processes.close()
-    with pytest.raises(DataError, match=r"died while the batch of rows 8 was waited for \(EOFError\)"):
-        with deaths_explained([[8], [9]]):
-            raise EOFError
+    said = r"died while the batch of rows 8 was waited for \(EOFError\)"
+    with pytest.raises(DataError, match=said), deaths_explained([[8], [9]]):
+        raise EOFError
     for error in (RuntimeError("CUDA out of memory"), FileNotFoundError("a file of the model's")):
         with pytest.raises(type(error)), deaths_explained():
             raise error

@@ -43,6 +43,7 @@ def convert(
     command goes on.
 
     Example: mmcl data convert path/to/emoji -o emoji-shards --format webdataset --shard-size 100 --workers 4
+
     Example: mmcl data convert --verify emoji-shards
     """
     check_json_file(json_file)

@@ -164,7 +164,7 @@ def _read_parquet(path: Path, *, wanted: TableFormat) -> RawRows:
         metadata = pq.read_metadata(path)
         if _image_bytes(metadata) > MAX_BYTES_IN_MEMORY:
             return _read_mapped([path], wanted)
-        table = _plain(pq.read_table(path, partitioning=None))
+        table = _named_classes(_plain(pq.read_table(path, partitioning=None)))
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
@@ -187,6 +187,17 @@ def _without_undecodable(path: Path, table: pa.Table) -> RawRows:
     places = [(row, f"{path}:row {row}") for row in np.flatnonzero(bad).tolist()]
     skipped = [SkippedRow(row, place, "not UTF-8") for row, place in places]
     return RawRows(kept, str(path), lambda rows: [f"{path}:row {row}" for row in rows], np.flatnonzero(~bad), skipped)
+
+
+def _named_classes(table: pa.Table) -> pa.Table:
+    """Class labels by name, where `datasets` wrote the file and says their names."""
+    if b'"ClassLabel"' not in (table.schema.metadata or {}).get(b"huggingface", b""):
+        return table
+    from datasets import Features
+
+    from mmcl.data.sources.features import plain_table
+
+    return plain_table(table, Features.from_arrow_schema(table.schema), columns={})
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -14,7 +14,7 @@ from PIL import Image
 from planting import bomb, cropped, encoded
 
 from mmcl.batch import SkippedRow
-from mmcl.data import load_all
+from mmcl.data import load
 from mmcl.data.audit.auditing import audit
 from mmcl.data.audit.checks import CHECKS
 from mmcl.data.audit.limits import Limits, limits_from
@@ -343,7 +343,7 @@ def test_embeddings_that_are_not_finite_are_refused() -> None:
 
 
 def test_clean_scenes_are_not_flagged() -> None:
-    report = audit(load_all("shapes?train=60&test=40"))
+    report = audit({split: load(f"shapes?train=60&test=40:{split}") for split in ("train", "test")})
     assert (report.count("error"), report.count("warning")) == (0, 0)
     assert report.leaks == []
 

@@ -6,6 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as DatasetImage
 from stored_items import write_csv, write_images, write_json_lines
 
 import mmcl.data.sources.tables
@@ -241,3 +243,17 @@ def test_many_rows_use_the_fast_reader(folder, monkeypatch):
     path.write_text("".join(f'{{"file_name": "{i}.png", "text": "picture {i}"}}\n' for i in range(100_000)))
     assert len(read_json_lines(path)) == 100_000
     assert load(path).texts(99_999) == ["picture 99999"]
+
+
+def test_class_labels_of_datasets_are_read_by_name(tmp_path, items):
+    features = Features({"image": DatasetImage(), "text": Value("string"), "label": ClassLabel(names=["cat", "dog"])})
+    cells = {
+        "image": [{"bytes": item.png, "path": None} for item in items[:3]],
+        "text": ["a", "b", "c"],
+        "label": [1, 0, -1],
+    }
+    Dataset.from_dict(cells, features=features).to_parquet(tmp_path / "a.parquet")
+    assert load(tmp_path / "a.parquet").column("label") == ["dog", "cat", None]
+    plain = pa.table({"image": ["0.png"] * 2, "text": ["a", "b"], "label": [1, 0]})
+    pq.write_table(plain, tmp_path / "plain.parquet")
+    assert load(tmp_path / "plain.parquet").column("label") == ["1", "0"]  # nobody says what the numbers mean

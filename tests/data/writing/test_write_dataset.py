@@ -390,3 +390,15 @@ def test_formats_without_an_extension_in_shards_become_png(tmp_path):
     assert counts["re_encoded"] == {"PPM": 1}
     assert load(tmp_path / "shards").images.read(0).equal(in_memory(images).images.read(0))
     assert write_dataset({"test": in_memory(images)}, tmp_path / "folder", format="folder")["re_encoded"] == {}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_mixtures(tmp_path, stored, items, format):
+    sources = [{"path": stored[kind], "weight": 1} for kind in ("csv", "shards")]
+    (tmp_path / "mixture.yaml").write_text(json.dumps({"sources": sources}))
+    source = load_all(tmp_path / "mixture.yaml")
+    write_dataset(source, tmp_path / "out", format=format)
+    (split,) = source
+    written = load(tmp_path / "out")
+    assert [written.texts(row) for row in range(12)] == [source[split].texts(row) for row in range(12)]
+    assert [encoded_image(written.images, row) for row in range(12)] == [item.png for item in items] * 2
