@@ -11,7 +11,7 @@ from mmcl.data.scan.perceptual_hash import hamming
 
 BANDS = 4
 BAND_BITS = 64 // BANDS
-FEW = 8192  # hashes; so many are compared with one another at once
+FEW = 8192  # hashes: up to so many, all are compared with all
 PAIRS_AT_A_TIME = 1 << 22  # 64 MiB of numbers
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from mmcl.data.audit.hash_pairs import hash_pairs
+from mmcl.data.audit.hash_pairs import FEW, hash_pairs
 from mmcl.errors import DataError
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ def _candidates(audited: Audited, rows: np.ndarray) -> np.ndarray:
         members = order[starts[number] : starts[number] + counts[number]]
         left, right = np.meshgrid(members[: of_each[number]], members, indexing="ij")
         parts.append(np.stack([left[left < right], right[left < right]], axis=1))
-    for one, other in hash_pairs(distinct, audited.limits.near_bits):
+    limits = audited.limits
+    bits = limits.near_bits if len(distinct) <= FEW else min(limits.near_bits, limits.near_bits_many)
+    for one, other in hash_pairs(distinct, bits):
         left = order[starts[one] : starts[one] + of_each[one]]
         right = order[starts[other] : starts[other] + of_each[other]]
         parts.append(np.stack(np.meshgrid(left, right), axis=-1).reshape(-1, 2))
