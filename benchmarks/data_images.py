@@ -77,7 +77,7 @@ def image_pixels(files: list[str], decode: str) -> Any:
 
     from mmcl.config import AugmentSection
     from mmcl.data.augment.images import ImageAugmentation
-    from mmcl.data.collate import ImagePixels
+    from mmcl.data.batches.collate import ImagePixels
     from mmcl.data.dataset import ImageTextDataset
     from mmcl.data.images.files import FileImages
     from mmcl.models.preprocessing import ImagePreprocessing

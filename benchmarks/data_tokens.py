@@ -54,7 +54,7 @@ def tokens(settings: Settings) -> Iterator[Row]:
 
 
 def _of_one_tokenizer(settings: Settings, name: str, preprocessing: Any, texts: list[str]) -> Iterator[Row]:
-    from mmcl.data.cached_tokens import cache_tokens
+    from mmcl.data.batches.cached_tokens import cache_tokens
 
     batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from mmcl import build, builders
 from mmcl.builders.evaluation import Task
 from mmcl.config import EvaluateSection, Recipe, recipe_from_tree
 from mmcl.data.shapes import load_shapes
-from mmcl.data.training_splits import load_splits
+from mmcl.data.splits.training_splits import load_splits
 from mmcl.errors import ConfigError, DataError
 from mmcl.evaluation.blind import BlindEmbedder
 

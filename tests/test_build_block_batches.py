@@ -15,8 +15,8 @@ import mmcl
 from mmcl.builders.training import _build_batches
 from mmcl.config import CaptionsSection, Recipe, recipe_from_tree
 from mmcl.data import BatchReader, ImagePixels, load
+from mmcl.data.batches.reader_processes import ReaderProcesses
 from mmcl.data.images.encoded import encoded_image
-from mmcl.data.reader_processes import ReaderProcesses
 from mmcl.data.shapes import load_shapes
 from mmcl.errors import ConfigError
 from mmcl.negatives.blocks import BlockBatches

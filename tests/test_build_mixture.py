@@ -13,7 +13,7 @@ from PIL import Image
 from mmcl.builders import training
 from mmcl.config import Recipe, recipe_from_tree
 from mmcl.data import load
-from mmcl.data.training_splits import load_splits
+from mmcl.data.splits.training_splits import load_splits
 from mmcl.errors import ConfigError
 from mmcl.negatives.mixtures import MixtureBatches
 from mmcl.negatives.samplers import RandomBatches

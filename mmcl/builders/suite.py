@@ -25,7 +25,7 @@ from mmcl.builders.suite_references import check_model, model_fingerprint
 from mmcl.config.suite import Suite, SuiteData, SuiteTask, suite_from_tree, suite_to_tree
 from mmcl.data.cache_folder import cache_folder
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.splits import canonical_split
+from mmcl.data.splits.names import canonical_split
 from mmcl.embedder import CachedEmbedder, Embedder, load
 from mmcl.embedder.precision import check_precision, find_device
 from mmcl.errors import ConfigError

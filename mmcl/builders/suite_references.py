@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmcl import data as data_sources
-from mmcl.data.sources.tables import TABLE_SUFFIXES
+from mmcl.data.sources.tables.tables import TABLE_SUFFIXES
 from mmcl.errors import ConfigError
 from mmcl.models.open_clip_tower import read_open_clip_config
 from mmcl.models.references import parse_tower, resolve_path

@@ -19,7 +19,7 @@ from mmcl.data.cache_folder import cache_folder
 from mmcl.data.caption_groups import twin_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mixing import sources_of
-from mmcl.data.training_splits import Splits, load_splits
+from mmcl.data.splits.training_splits import Splits, load_splits
 from mmcl.embedder import DualEncoderEmbedder, embed_images, load
 from mmcl.errors import ConfigError, MmclError
 from mmcl.evaluation.blind import BlindEmbedder

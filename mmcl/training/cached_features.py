@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mmcl.batch import SkippedRow
+from mmcl.data.batches.collate import skipped_image
 from mmcl.data.chunk_files import ALONE, Chunk, Sharing, stored_chunks
-from mmcl.data.collate import skipped_image
 from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
 from mmcl.models.fingerprint import tower_fingerprint

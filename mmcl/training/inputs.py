@@ -12,9 +12,9 @@ from mmcl.data.augment.captions import CaptionSampler, random_keys
 from mmcl.data.augment.images import ImageAugmentation
 from mmcl.data.augment.seeds import row_seed
 from mmcl.data.augment.tokens import TokenDropout
+from mmcl.data.batches.cached_tokens import CachedTokens, cache_tokens
+from mmcl.data.batches.collate import BatchReader, ImagePixels
 from mmcl.data.cache_folder import cache_folder
-from mmcl.data.cached_tokens import CachedTokens, cache_tokens
-from mmcl.data.collate import BatchReader, ImagePixels
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.hard_negatives import HardNegativeChoice
 from mmcl.errors import ConfigError

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 
 from mmcl.batch import Batch
-from mmcl.data.reader_processes import PREFETCH, ReaderProcesses, deaths_explained
+from mmcl.data.batches.reader_processes import PREFETCH, ReaderProcesses, deaths_explained
 from mmcl.training.protocols import Reader
 
 __all__ = ["MOST_WORKERS", "ReaderProcesses", "batch_loader", "deaths_explained", "number_of_workers"]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmcl.data import load, load_all
-from mmcl.data.leaks import count_leaks
+from mmcl.data.splits.leaks import count_leaks
 
 
 @pytest.fixture

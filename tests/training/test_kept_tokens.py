@@ -11,8 +11,8 @@ from small_runs import small_recipe, small_run, step_records
 from mmcl.build import train
 from mmcl.builders.training import _build_model
 from mmcl.config import load_recipe
-from mmcl.data.cached_tokens import CachedTokens
-from mmcl.data.training_splits import load_splits
+from mmcl.data.batches.cached_tokens import CachedTokens
+from mmcl.data.splits.training_splits import load_splits
 from mmcl.errors import ConfigError
 from mmcl.training.inputs import TrainingInputs
 

@@ -13,7 +13,7 @@ from mmcl.builders.training import _build_model, build_cache
 from mmcl.config import AUGMENT_PRESETS, recipe_from_tree
 from mmcl.data.augment.captions import CaptionSampler
 from mmcl.data.augment.tokens import TokenDropout
-from mmcl.data.training_splits import load_splits
+from mmcl.data.splits.training_splits import load_splits
 from mmcl.training.cached_features import CachedTexts
 from mmcl.training.inputs import TrainingInputs
 

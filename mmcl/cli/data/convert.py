@@ -77,7 +77,7 @@ def _open(
     """
     from mmcl.data import parse_reference
     from mmcl.data.sources.loading import load_split, open_data
-    from mmcl.data.splits import canonical_split, canonical_splits
+    from mmcl.data.splits.names import canonical_split, canonical_splits
     from mmcl.errors import ConfigError, DataError
 
     base, named = parse_reference(data)

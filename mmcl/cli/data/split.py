@@ -47,8 +47,8 @@ def split(
     Example: mmcl data split data/products.csv -o data/split.csv --train 0.9 --test 0.1 --by brand
     """
     check_json_file(json_file)
-    from mmcl.data.split_files import check_split_path, split_table, write_split_file
-    from mmcl.data.splitting import assign_splits
+    from mmcl.data.splits.split_files import check_split_path, split_table, write_split_file
+    from mmcl.data.splits.splitting import assign_splits
 
     path = check_split_path(out)
     given = {"train": train, "validation": validation, "test": test}
@@ -71,7 +71,7 @@ def _open_whole(
 ) -> tuple[ImageTextDataset, str]:
     """All rows of data without splits, or of the one that DATA:SPLIT names; and what their splits' file goes behind."""
     from mmcl.data.sources.loading import load_split, open_data, parse_reference
-    from mmcl.data.splits import canonical_splits
+    from mmcl.data.splits.names import canonical_splits
     from mmcl.errors import ConfigError
 
     reference = parse_reference(data)
@@ -98,8 +98,8 @@ def _count(dataset: ImageTextDataset, splits: np.ndarray) -> dict[str, Any]:
     """Rows, groups and captions of each split, and how many rows of later splits leak from earlier ones."""
     import numpy as np
 
-    from mmcl.data.leaks import count_leaks
-    from mmcl.data.splits import canonical_splits
+    from mmcl.data.splits.leaks import count_leaks
+    from mmcl.data.splits.names import canonical_splits
 
     names = canonical_splits([name for name in set(splits.tolist()) if name])
     parts = {name: dataset.select(np.flatnonzero(splits == name), name=name) for name in names}

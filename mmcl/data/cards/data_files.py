@@ -8,8 +8,8 @@ from typing import Any
 
 from mmcl.data.sources.folder import METADATA_NAMES
 from mmcl.data.sources.options import split_options
-from mmcl.data.sources.tables import TABLE_SUFFIXES
-from mmcl.data.splits import canonical_split, is_split_name, split_prefix
+from mmcl.data.sources.tables.tables import TABLE_SUFFIXES
+from mmcl.data.splits.names import canonical_split, is_split_name, split_prefix
 
 _FILE_SUFFIXES = (*TABLE_SUFFIXES, ".tar")
 

@@ -142,9 +142,7 @@ def join_mined(dataset: ImageTextDataset, path: str | Path) -> ImageTextDataset:
         name: int(pc.sum(pc.list_value_length(mined[name])).as_py() or 0) for name in ("negatives", "negative_rows")
     }
     log.info("%s: %d captions and %d images mined by %s join", dataset.name, *found.values(), about["model"])
-    return ImageTextDataset(
-        dataset.images, table, name=dataset.name, skipped=dataset.skipped, mixture=dataset.mixture
-    )
+    return ImageTextDataset(dataset.images, table, name=dataset.name, skipped=dataset.skipped, mixture=dataset.mixture)
 
 
 def _appended(own: pa.ChunkedArray, mined: pa.ChunkedArray) -> pa.Array:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmcl.data.sources.coco import ANNOTATION_NAME
 from mmcl.data.sources.columns import guess_column
-from mmcl.data.sources.flickr import is_caption_file
+from mmcl.data.sources.known.coco import ANNOTATION_NAME
+from mmcl.data.sources.known.flickr import is_caption_file
 from mmcl.data.sources.loose_images import METADATA_NAMES, read_images
 from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
-from mmcl.data.sources.tables import TABLE_SUFFIXES, TableFormat, open_table, read_tables, table_format
-from mmcl.data.splits import canonical_split, is_split_name, split_prefix
+from mmcl.data.sources.tables.tables import TABLE_SUFFIXES, TableFormat, open_table, read_tables, table_format
+from mmcl.data.splits.names import canonical_split, is_split_name, split_prefix
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 
@@ -70,12 +70,12 @@ def open_folder(
             partial(_read_metadata, folder / metadata[0], wanted, columns, split_folders),
             split_column=columns.get("split", "split"),
         )
-    from mmcl.data.sources.saved_datasets import is_saved_dataset, open_saved_dataset
+    from mmcl.data.sources.hub.saved_datasets import is_saved_dataset, open_saved_dataset
 
     if is_saved_dataset(files):
         return open_saved_dataset(folder, files, images=images, columns=columns)
     if any(name.endswith(".tar") for name in files):
-        from mmcl.data.sources.shards import open_shards
+        from mmcl.data.sources.shards.shards import open_shards
 
         return open_shards([folder / name for name in files if name.endswith(".tar")])
     split_folders = _split_folders(folder, folders)

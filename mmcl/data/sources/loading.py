@@ -13,13 +13,13 @@ from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.sources.built_in import OpenedShapes, is_built_in
 from mmcl.data.sources.columns import check_column_names
 from mmcl.data.sources.folder import open_folder
+from mmcl.data.sources.hub.streaming import STREAMING_OPTIONS, open_streamed, streaming_bytes
 from mmcl.data.sources.opened import OpenedData, OpenedRows, OpenedVectors
 from mmcl.data.sources.options import check_options, split_options
 from mmcl.data.sources.resplitting import SPLIT_OPTIONS, resplit
 from mmcl.data.sources.rows import Source
-from mmcl.data.sources.streaming import STREAMING_OPTIONS, open_streamed, streaming_bytes
-from mmcl.data.sources.tables import TABLE_OPTIONS, TABLE_SUFFIXES, open_table
-from mmcl.data.splits import canonical_split, canonical_splits, choose_split
+from mmcl.data.sources.tables.tables import TABLE_OPTIONS, TABLE_SUFFIXES, open_table
+from mmcl.data.splits.names import canonical_split, canonical_splits, choose_split
 from mmcl.errors import ConfigError, DataError
 
 MIXTURE_SUFFIXES = (".yaml", ".yml")
@@ -248,7 +248,7 @@ def open_source(
         raise DataError(f"images: there is no folder {root.absolute()}{_near(root)}")
     path, kind = Path(base).expanduser(), _kind(base)
     if kind == "shards":
-        from mmcl.data.sources.shards import expand_shards, open_shards
+        from mmcl.data.sources.shards.shards import expand_shards, open_shards
 
         return open_shards(expand_shards(path), progress=progress)
     stream_bytes = streaming_bytes(base, options)
@@ -259,7 +259,7 @@ def open_source(
     if kind == "folder":
         return open_folder(path, images=root, columns=columns, options=options)
     if kind == "hub":
-        from mmcl.data.sources.hub_datasets import HubDataset
+        from mmcl.data.sources.hub.hub_datasets import HubDataset
 
         return HubDataset(base, columns=columns, stream_bytes=stream_bytes, **options)
     if not path.exists():

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from mmcl.batch import SkippedRow
 from mmcl.data.sources.rows import RawRows
-from mmcl.data.sources.tables import TABLE_SUFFIXES, TableFormat, read_tables
-from mmcl.data.splits import is_split_name
+from mmcl.data.sources.tables.tables import TABLE_SUFFIXES, TableFormat, read_tables
+from mmcl.data.splits.names import is_split_name
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 

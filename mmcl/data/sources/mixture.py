@@ -16,8 +16,8 @@ from mmcl.data.mixing import SOURCE_COLUMN, Mixture
 from mmcl.data.sources.built_in import is_built_in
 from mmcl.data.sources.joining import join_datasets
 from mmcl.data.sources.opened import OpenedData
-from mmcl.data.sources.tables import TABLE_SUFFIXES
-from mmcl.data.splits import canonical_split, canonical_splits, choose_split
+from mmcl.data.sources.tables.tables import TABLE_SUFFIXES
+from mmcl.data.splits.names import canonical_split, canonical_splits, choose_split
 from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
 

@@ -16,7 +16,7 @@ from mmcl.data.images.files import FileImages
 from mmcl.data.sources.cells import as_lists, as_text
 from mmcl.data.sources.columns import resolve_columns, take_column
 from mmcl.data.sources.rows import RawRows
-from mmcl.data.splits import canonical_split
+from mmcl.data.splits.names import canonical_split
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 

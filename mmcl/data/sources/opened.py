@@ -9,7 +9,7 @@ from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.sources.joining import join_datasets
 from mmcl.data.sources.normalise import normalise
 from mmcl.data.sources.rows import OneTable, Source
-from mmcl.data.splits import canonical_split
+from mmcl.data.splits.names import canonical_split
 
 
 class OpenedData(Protocol):

@@ -14,9 +14,9 @@ from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.sources.columns import ALIASES
 from mmcl.data.sources.opened import OpenedData
 from mmcl.data.sources.options import whole_number, yes_or_no
-from mmcl.data.sources.tables import read_table
-from mmcl.data.splits import canonical_split, canonical_splits
-from mmcl.data.splitting import assign_splits, check_shares
+from mmcl.data.sources.tables.tables import read_table
+from mmcl.data.splits.names import canonical_split, canonical_splits
+from mmcl.data.splits.splitting import assign_splits, check_shares
 from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
 

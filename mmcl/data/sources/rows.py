@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from mmcl.batch import SkippedRow
 from mmcl.data.dataset import ImageStore
-from mmcl.data.splits import canonical_split
+from mmcl.data.splits.names import canonical_split
 from mmcl.errors import DataError
 
 Locate = Callable[[Sequence[int]], list[str]]

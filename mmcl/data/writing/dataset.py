@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.splits import canonical_split
+from mmcl.data.splits.names import canonical_split
 from mmcl.data.vectors import VectorImages
 from mmcl.data.writing.checking import Progress, check_written
 from mmcl.data.writing.job import (

@@ -16,7 +16,7 @@ from mmcl.batch import SkippedRow
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.images.decoding import decode_image
 from mmcl.data.images.encoded import EncodedImages, encoded_image
-from mmcl.data.sources.shard_index import IMAGE_EXTENSIONS
+from mmcl.data.sources.shards.shard_index import IMAGE_EXTENSIONS
 from mmcl.data.writing.columns import keeps_in_json, prepare_columns, same_types
 from mmcl.data.writing.names import extension, image_format, unique_stems
 from mmcl.data.writing.resizing import shrink

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcl.data.sources.tables import TABLE_SUFFIXES
+from mmcl.data.sources.tables.tables import TABLE_SUFFIXES
 from mmcl.data.writing.job import FOLDER_ROWS, Job, mean_row_bytes
 from mmcl.data.writing.joining import CHECKSUMS
 from mmcl.data.writing.parts import WORK_FOLDER

@@ -12,7 +12,7 @@ from mmcl.data.augment.captions import possible_captions, sample_captions
 from mmcl.data.augment.images import ImageAugmentation
 from mmcl.data.augment.seeds import row_seed, row_seeds
 from mmcl.data.augment.tokens import TokenDropout
-from mmcl.data.collate import BatchReader, ImagePixels
+from mmcl.data.batches.collate import BatchReader, ImagePixels
 from mmcl.data.mining.hard_negatives import HardNegativeChoice
 from mmcl.data.shapes import load_shapes
 from mmcl.models.preprocessing import ImagePreprocessing

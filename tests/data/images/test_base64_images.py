@@ -139,9 +139,9 @@ def test_selection_pickling_and_fingerprint(tmp_path, items):
 
 
 def test_large_text_columns_are_memory_mapped(tmp_path, monkeypatch):
-    import mmcl.data.sources.tables
+    import mmcl.data.sources.tables.tables
 
-    monkeypatch.setattr(mmcl.data.sources.tables, "MAX_BYTES_IN_MEMORY", 10_000)
+    monkeypatch.setattr(mmcl.data.sources.tables.tables, "MAX_BYTES_IN_MEMORY", 10_000)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 60, 60, 3), dtype=np.uint8)
     encoded = [encode(Image.fromarray(image)) for image in pixels]

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from mmcl.config import AugmentSection
 from mmcl.data.augment.crop import CropBox, RandomCrop
 from mmcl.data.augment.images import ImageAugmentation
-from mmcl.data.collate import ImagePixels
+from mmcl.data.batches.collate import ImagePixels
 from mmcl.data.images.decoding import decode_image, decode_reduced, largest_reduction
 from mmcl.data.images.files import FileImages
 from mmcl.data.images.jpeg import decode_jpeg, read_jpeg_header

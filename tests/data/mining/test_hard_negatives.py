@@ -12,7 +12,7 @@ import torch
 from mmcl.batch import SkippedRow
 from mmcl.config import CaptionsSection, NegativesSection
 from mmcl.data.augment.seeds import row_seeds
-from mmcl.data.collate import BatchReader, ImagePixels
+from mmcl.data.batches.collate import BatchReader, ImagePixels
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.hard_negatives import HardNegativeChoice, Lists, true_groups
 from mmcl.data.shapes import ArrayImages, load_shapes

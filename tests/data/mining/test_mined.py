@@ -20,7 +20,7 @@ from mmcl.data.caption_groups import caption_groups, twin_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.mined import check_mined_path, join_mined, read_mined, row_fingerprint
 from mmcl.data.mining.offline_mining import Embed, MiningPlan, mine_dataset
-from mmcl.data.training_splits import load_splits
+from mmcl.data.splits.training_splits import load_splits
 from mmcl.errors import ConfigError, DataError, ShapeError
 
 DIM = 6

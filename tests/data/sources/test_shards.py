@@ -10,9 +10,9 @@ import torch
 from stored_items import write_tar
 
 import mmcl.data.images
-import mmcl.data.sources.shard_index
+import mmcl.data.sources.shards.shard_index
 from mmcl.data import available_splits, load
-from mmcl.data.sources.shards import expand_shards, read_shards
+from mmcl.data.sources.shards.shards import expand_shards, read_shards
 from mmcl.errors import DataError
 
 
@@ -94,9 +94,9 @@ def test_headers_are_read_once(tmp_path, items, monkeypatch):
     indexes = list(Path(os.environ["MMCL_CACHE"]).glob("tar_index/*.arrow"))
     assert len(indexes) == 1
     scans = []
-    scan = mmcl.data.sources.shard_index.scan_shard
+    scan = mmcl.data.sources.shards.shard_index.scan_shard
     counted = lambda *args, **kwargs: scans.append(args) or scan(*args, **kwargs)  # noqa: E731
-    monkeypatch.setattr(mmcl.data.sources.shard_index, "scan_shard", counted)
+    monkeypatch.setattr(mmcl.data.sources.shards.shard_index, "scan_shard", counted)
     assert load(path).fingerprint() == first.fingerprint()
     assert not scans
     indexes[0].write_bytes(b"damaged")

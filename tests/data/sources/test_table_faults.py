@@ -60,7 +60,7 @@ def test_a_quote_that_swallows_rows_is_an_error_with_its_line(folder, text):
 
 
 def test_a_quote_that_swallows_more_than_a_block_is_an_error(folder, monkeypatch):
-    monkeypatch.setattr("mmcl.data.sources.csv_lines._BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr("mmcl.data.sources.tables.csv_lines._BLOCK_BYTES", 1 << 10)
     path = folder / "t.csv"
     path.write_text('file_name,text\n0.png,a\n1.png,"never closed\n' + "2.png,b\n" * 1000)
     with pytest.raises(DataError, match=r"t\.csv:3: a quote opens"):
@@ -176,8 +176,8 @@ def test_nul_bytes_are_listed(folder):
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("mark", [b"", BOM])
 def test_one_bad_line_of_many(folder, monkeypatch, blocks, newline, mark):
-    monkeypatch.setattr("mmcl.data.sources.json_lines._BLOCK_BYTES", blocks)
-    monkeypatch.setattr("mmcl.data.sources.json_lines._PEEK", 100)
+    monkeypatch.setattr("mmcl.data.sources.tables.json_lines._BLOCK_BYTES", blocks)
+    monkeypatch.setattr("mmcl.data.sources.tables.json_lines._PEEK", 100)
     lines = [json.dumps(_row(n, f"ü {n}", label=f"l{n}")).encode() for n in range(100)]
     lines[37] = lines[37][:15]
     lines[70:70] = [b"", b"  ", b'["a", {"b": 1}]']
@@ -191,8 +191,8 @@ def test_one_bad_line_of_many(folder, monkeypatch, blocks, newline, mark):
 
 
 def test_places_are_right_in_every_block(folder, monkeypatch):
-    monkeypatch.setattr("mmcl.data.sources.json_lines._BLOCK_BYTES", 200)
-    monkeypatch.setattr("mmcl.data.sources.json_lines._PEEK", 10)
+    monkeypatch.setattr("mmcl.data.sources.tables.json_lines._BLOCK_BYTES", 200)
+    monkeypatch.setattr("mmcl.data.sources.tables.json_lines._PEEK", 10)
     rows = [_row(n, "" if n % 10 == 3 else "x" * (n * 7 % 150)) for n in range(1, 60)]
     rows[20:20] = ["", ""]
     path = write_json_lines(folder / "t.jsonl", rows)
@@ -212,8 +212,8 @@ def test_a_first_line_that_is_a_list(folder):
 
 
 def test_types_that_differ_between_blocks(folder, monkeypatch):
-    monkeypatch.setattr("mmcl.data.sources.json_lines._BLOCK_BYTES", 120)
-    monkeypatch.setattr("mmcl.data.sources.json_lines._PEEK", 10)
+    monkeypatch.setattr("mmcl.data.sources.tables.json_lines._BLOCK_BYTES", 120)
+    monkeypatch.setattr("mmcl.data.sources.tables.json_lines._PEEK", 10)
     rows = [
         *(_row(n, f"t{n}", label=n, extra={"a": n}, score=1) for n in range(9)),
         *(_row(n, [f"t{n}", "u"], label=f"x{n}", extra={"b": "y"}, score=0.5) for n in range(9, 18)),

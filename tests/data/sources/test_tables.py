@@ -10,9 +10,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as DatasetImage
 from stored_items import write_csv, write_images, write_json_lines
 
-import mmcl.data.sources.tables
+import mmcl.data.sources.tables.tables
 from mmcl.data import load
-from mmcl.data.sources.json_lines import read_json_lines
+from mmcl.data.sources.tables.json_lines import read_json_lines
 from mmcl.errors import DataError
 
 
@@ -215,7 +215,7 @@ def test_damaged_parquet_is_an_error(folder):
 
 
 def test_large_parquet_images_are_memory_mapped(stored, items, monkeypatch, tmp_path):
-    monkeypatch.setattr(mmcl.data.sources.tables, "MAX_BYTES_IN_MEMORY", 10)
+    monkeypatch.setattr(mmcl.data.sources.tables.tables, "MAX_BYTES_IN_MEMORY", 10)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     for kind in ("parquet_structs", "parquet_bytes"):
         dataset = load(stored[kind])
@@ -238,7 +238,7 @@ def test_many_rows_use_the_fast_reader(folder, monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("the line-exact reader ran")
 
-    monkeypatch.setattr("mmcl.data.sources.json_lines._check_lines", refuse)
+    monkeypatch.setattr("mmcl.data.sources.tables.json_lines._check_lines", refuse)
     path = folder / "t.jsonl"
     path.write_text("".join(f'{{"file_name": "{i}.png", "text": "picture {i}"}}\n' for i in range(100_000)))
     assert len(read_json_lines(path)) == 100_000

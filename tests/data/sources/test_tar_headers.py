@@ -14,7 +14,7 @@ import torch
 from stored_items import write_tar
 
 from mmcl.data import load
-from mmcl.data.sources.tar_headers import BLOCK, Damage, Member, walk_headers
+from mmcl.data.sources.shards.tar_headers import BLOCK, Damage, Member, walk_headers
 from mmcl.errors import DataError
 
 

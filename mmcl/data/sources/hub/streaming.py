@@ -20,10 +20,10 @@ from mmcl.data.cache_folder import cache_folder
 from mmcl.data.images.parquet_files import LocalFiles, ParquetFiles
 from mmcl.data.images.row_groups import BUFFER_BYTES, RowGroupImages, RowGroupReader, RowGroups
 from mmcl.data.sources.columns import ALIASES
-from mmcl.data.sources.features import image_column, is_heavy, plain_table
+from mmcl.data.sources.hub.features import image_column, is_heavy, plain_table
 from mmcl.data.sources.options import whole_number, yes_or_no
 from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
-from mmcl.data.splits import canonical_split, is_split_name, split_prefix
+from mmcl.data.splits.names import canonical_split, is_split_name, split_prefix
 from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
 

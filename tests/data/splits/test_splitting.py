@@ -14,10 +14,10 @@ import pytest
 from mmcl.data.caption_groups import twin_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.images.files import FileImages
-from mmcl.data.leaks import count_leaks
 from mmcl.data.shapes import load_shapes
 from mmcl.data.shapes.images import ArrayImages
-from mmcl.data.splitting import assign_splits, find_units
+from mmcl.data.splits.leaks import count_leaks
+from mmcl.data.splits.splitting import assign_splits, find_units
 from mmcl.errors import ConfigError, DataError
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}

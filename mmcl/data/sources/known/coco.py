@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from mmcl.batch import SkippedRow
-from mmcl.data.sources.image_folders import first_with
-from mmcl.data.sources.karpathy import rows_of_karpathy
+from mmcl.data.sources.known.image_folders import first_with
+from mmcl.data.sources.known.karpathy import rows_of_karpathy
 from mmcl.data.sources.rows import RawRows
 from mmcl.errors import DataError
 

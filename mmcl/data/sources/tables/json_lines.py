@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 
 from mmcl.batch import SkippedRow
-from mmcl.data.sources.json_columns import join_tables, lost_digits, table_from_objects
 from mmcl.data.sources.rows import RawRows
-from mmcl.data.sources.text_encoding import encoding_by_mark
+from mmcl.data.sources.tables.json_columns import join_tables, lost_digits, table_from_objects
+from mmcl.data.sources.tables.text_encoding import encoding_by_mark
 from mmcl.errors import DataError
 
 _BLOCK_BYTES = 16 << 20

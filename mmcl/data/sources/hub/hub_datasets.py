@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from mmcl.data.images.dataset_rows import DatasetImages
 from mmcl.data.images.parquet_files import HubFiles
-from mmcl.data.sources.features import image_column, is_heavy, plain_table
-from mmcl.data.sources.hub_parquet import find_parquet
+from mmcl.data.sources.hub.features import image_column, is_heavy, plain_table
+from mmcl.data.sources.hub.hub_parquet import find_parquet
+from mmcl.data.sources.hub.streaming import read_streamed
 from mmcl.data.sources.rows import RawRows
-from mmcl.data.sources.streaming import read_streamed
 from mmcl.errors import DataError
 
 _TIMEOUT_SECONDS = 10
@@ -27,7 +27,7 @@ class HubDataset:
         reference: the id.
         columns: the user's column names; ``image`` matters here.
         config: which of the data set's configurations; None where it has one.
-        stream_bytes: read it in pieces and download nothing whole (``mmcl.data.sources.streaming``), and keep so many
+        stream_bytes: read it in pieces and download nothing whole (see ``hub.streaming``), and keep so many
             bytes of them in each process; None: download it.
     """
 

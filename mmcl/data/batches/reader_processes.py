@@ -127,7 +127,7 @@ class ReaderProcesses:
         device: where batches go; for a GPU they are pinned in memory.
 
     Example:
-        >>> from mmcl.data.reader_processes import ReaderProcesses
+        >>> from mmcl.data.batches.reader_processes import ReaderProcesses
         >>> processes = ReaderProcesses(reader, workers=2)      # doctest: +SKIP
         >>> for batch in processes.read(0, [[3, 1], [2, 0]]):   # doctest: +SKIP
         ...     print(batch.rows)

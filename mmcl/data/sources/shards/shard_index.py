@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.feather as feather
 
 from mmcl.data.cache_folder import cache_folder
-from mmcl.data.sources.tar_headers import BLOCK, Damage, Member, walk_headers
+from mmcl.data.sources.shards.tar_headers import BLOCK, Damage, Member, walk_headers
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 

@@ -23,7 +23,7 @@ from stored_items import Item, write_images, write_json_lines
 from mmcl.batch import Batch, HardNegatives
 from mmcl.config import CaptionsSection
 from mmcl.data import BatchLoader, BatchReader, ImagePixels, ImageTextDataset, load
-from mmcl.data.reader_processes import ReaderProcesses, deaths_explained
+from mmcl.data.batches.reader_processes import ReaderProcesses, deaths_explained
 from mmcl.errors import ConfigError, DataError
 from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.negatives.samplers import RandomBatches

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.images.joined import image_files
-from mmcl.data.splits import canonical_split, canonical_splits
+from mmcl.data.splits.names import canonical_split, canonical_splits
 from mmcl.errors import ConfigError, DataError
 from mmcl.logs import get_logger
 

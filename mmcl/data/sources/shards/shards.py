@@ -16,11 +16,11 @@ from mmcl.batch import SkippedRow
 from mmcl.data.images.tars import TarImages
 from mmcl.data.sources.cells import as_lists, as_text
 from mmcl.data.sources.columns import ALIASES
-from mmcl.data.sources.json_lines import table_from_lines
 from mmcl.data.sources.loose_images import class_text
 from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
-from mmcl.data.sources.shard_index import index_shards
-from mmcl.data.splits import canonical_split, split_prefix
+from mmcl.data.sources.shards.shard_index import index_shards
+from mmcl.data.sources.tables.json_lines import table_from_lines
+from mmcl.data.splits.names import canonical_split, split_prefix
 from mmcl.errors import DataError
 
 Progress = Callable[[str, int, int], None]

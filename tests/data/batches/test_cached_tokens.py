@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmcl.data.cached_tokens import CachedTokens, cache_tokens
+from mmcl.data.batches.cached_tokens import CachedTokens, cache_tokens
 from mmcl.models.text_preprocessing import OpenClipText, TextPreprocessing
 
 CAPTIONS = [
@@ -107,7 +107,7 @@ def test_the_key_says_what_the_tokens_depend_on(tmp_path: Path) -> None:
 
 
 def test_many_captions_in_parts_and_from_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmcl.data.cached_tokens.CHUNK", 7)
+    monkeypatch.setattr("mmcl.data.batches.cached_tokens.CHUNK", 7)
     texts = [f"{'a red apple ' * (number % 4)}{number % 30}" for number in range(100)]
     preprocessing = word_level()
     cached = cache_tokens(preprocessing, lambda: iter(texts), folder=tmp_path)

@@ -9,11 +9,11 @@ import numpy as np
 
 from mmcl.config import Recipe
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.leaks import count_leaks
 from mmcl.data.mining.mined import join_mined
 from mmcl.data.sources.loading import load_split, open_data, parse_reference
-from mmcl.data.splits import canonical_splits
-from mmcl.data.splitting import LARGEST_UNIT, find_units, warn_of_large_units
+from mmcl.data.splits.leaks import count_leaks
+from mmcl.data.splits.names import canonical_splits
+from mmcl.data.splits.splitting import LARGEST_UNIT, find_units, warn_of_large_units
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 

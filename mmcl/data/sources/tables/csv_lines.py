@@ -18,9 +18,9 @@ import pyarrow.csv as pcsv
 
 from mmcl.batch import SkippedRow
 from mmcl.data.images.column import NO_DOWNLOADS
-from mmcl.data.sources.csv_records import Dialect, Records, check_quotes
 from mmcl.data.sources.rows import RawRows
-from mmcl.data.sources.text_encoding import drop_undecodable, encoding_by_mark
+from mmcl.data.sources.tables.csv_records import Dialect, Records, check_quotes
+from mmcl.data.sources.tables.text_encoding import drop_undecodable, encoding_by_mark
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmcl.data.sources.columns import guess_column
-from mmcl.data.sources.hub_datasets import rows_from_dataset
+from mmcl.data.sources.hub.hub_datasets import rows_from_dataset
 from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
 from mmcl.errors import DataError
 

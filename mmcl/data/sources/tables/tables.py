@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmcl.batch import SkippedRow
-from mmcl.data.sources.coco import read_annotations
 from mmcl.data.sources.columns import guess_column
-from mmcl.data.sources.csv_lines import read_csv
-from mmcl.data.sources.flickr import CAPTION_SUFFIXES, read_caption_file
-from mmcl.data.sources.image_folders import image_root
-from mmcl.data.sources.json_lines import read_json_lines
-from mmcl.data.sources.karpathy import is_one_object
+from mmcl.data.sources.known.coco import read_annotations
+from mmcl.data.sources.known.flickr import CAPTION_SUFFIXES, read_caption_file
+from mmcl.data.sources.known.image_folders import image_root
+from mmcl.data.sources.known.karpathy import is_one_object
 from mmcl.data.sources.rows import OneTable, RawRows, Source
-from mmcl.data.sources.text_encoding import check_encoding, drop_undecodable
+from mmcl.data.sources.tables.csv_lines import read_csv
+from mmcl.data.sources.tables.json_lines import read_json_lines
+from mmcl.data.sources.tables.text_encoding import check_encoding, drop_undecodable
 from mmcl.errors import ConfigError, DataError
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -195,7 +195,7 @@ def _named_classes(table: pa.Table) -> pa.Table:
         return table
     from datasets import Features
 
-    from mmcl.data.sources.features import plain_table
+    from mmcl.data.sources.hub.features import plain_table
 
     return plain_table(table, Features.from_arrow_schema(table.schema), columns={})
 
@@ -223,7 +223,7 @@ def _image_bytes(metadata: pq.FileMetaData) -> int:
 def _read_mapped(paths: Sequence[Path], wanted: TableFormat) -> RawRows:
     from datasets import Dataset
 
-    from mmcl.data.sources.saved_datasets import rows_of_dataset
+    from mmcl.data.sources.hub.saved_datasets import rows_of_dataset
 
     columns = {"image": wanted.image_column} if wanted.image_column else {}
     dataset = Dataset.from_parquet([str(path) for path in paths])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from mmcl.data.sources.csv_lines import read_csv
 from mmcl.data.sources.rows import RawRows
+from mmcl.data.sources.tables.csv_lines import read_csv
 from mmcl.errors import DataError
 
 _TOKEN_LINE = re.compile(rb"(\xef\xbb\xbf)?[^\t\r\n]+#\d+\t")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from mmcl.batch import Batch
-from mmcl.data.reader_processes import PREFETCH, Reader, ReaderProcesses
+from mmcl.data.batches.reader_processes import PREFETCH, Reader, ReaderProcesses
 from mmcl.errors import ConfigError
 
 

@@ -1,0 +1,1 @@
+"""What the `datasets` library knows: data on the Hub, downloaded or streamed, and what it saved."""

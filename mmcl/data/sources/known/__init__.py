@@ -1,0 +1,1 @@
+"""Well-known annotation files: COCO, Flickr30k, Karpathy splits."""

@@ -1,0 +1,1 @@
+"""WebDataset shards: read at any offset through an index."""

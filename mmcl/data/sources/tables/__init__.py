@@ -1,0 +1,1 @@
+"""Tables: CSV, TSV, JSON lines and Parquet, with their damages told by line."""
