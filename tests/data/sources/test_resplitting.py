@@ -10,8 +10,8 @@ import pytest
 from stored_items import write_csv, write_images, write_json_lines
 
 from mmcl.data import available_splits, load, load_all, parse_reference
-from mmcl.data.sources.tables import tables
 from mmcl.data.sources.options import split_options, whole_number, yes_or_no
+from mmcl.data.sources.tables import tables
 from mmcl.data.splits.leaks import count_leaks
 from mmcl.data.splits.splitting import assign_splits
 from mmcl.errors import ConfigError, DataError
