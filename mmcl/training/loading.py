@@ -1,17 +1,16 @@
-"""How many reader processes a run has."""
+"""The processes that read a run's batches, and how many there are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 import torch
 
-from mmcl.batch import Batch
-from mmcl.data.batches.reader_processes import PREFETCH, ReaderProcesses, deaths_explained
+from mmcl.config import DataSection
+from mmcl.data.batches.reader_processes import ReaderProcesses, deaths_explained
 from mmcl.training.protocols import Reader
 
-__all__ = ["MOST_WORKERS", "ReaderProcesses", "batch_loader", "deaths_explained", "number_of_workers"]
+__all__ = ["MOST_WORKERS", "deaths_explained", "number_of_workers", "start_readers"]
 
 MOST_WORKERS = 8
 
@@ -38,24 +37,7 @@ def number_of_workers(asked: int | str, *, device: torch.device, is_cheap: bool)
     return min(MOST_WORKERS, max(1, cores // processes - 1))
 
 
-def batch_loader(
-    reader: Reader,
-    rows: Iterable[list[int]],
-    *,
-    workers: int,
-    device: torch.device,
-    seed: int = 0,
-    prefetch: int = PREFETCH,
-) -> Iterable[Batch]:
-    """The batches of these rows, in order, of the epoch that the reader stands at.
-
-    Args:
-        reader: makes a batch of row numbers; all its randomness comes from (seed, epoch, row).
-        rows: row numbers of each batch; taken as they are needed.
-        workers: reader processes; 0 reads in this one.
-        device: where batches go; memory is pinned for a GPU.
-        seed: has no effect: nothing is drawn here.
-        prefetch: batches that each worker reads ahead.
-    """
-    processes = ReaderProcesses(reader, workers=workers, prefetch=prefetch, device=device)
-    return processes.read(reader.epoch, rows)
+def start_readers(reader: Reader, section: DataSection, device: torch.device) -> ReaderProcesses:
+    """What reads a run's batches: worker processes as ``data.workers`` and ``data.prefetch`` say, or this process."""
+    workers = number_of_workers(section.workers, device=device, is_cheap=reader.is_cheap)
+    return ReaderProcesses(reader, workers=workers, prefetch=section.prefetch, device=device)

@@ -37,7 +37,7 @@ from mmcl.training.gather import (
 from mmcl.training.grad_cache import MicroBatches
 from mmcl.training.gradients import Gradients, WholeBatch
 from mmcl.training.judging import Judging
-from mmcl.training.loading import ReaderProcesses, deaths_explained, number_of_workers
+from mmcl.training.loading import deaths_explained, start_readers
 from mmcl.training.loss_watch import LossWatch
 from mmcl.training.progress import Progress, TrainingResult, peak_memory_mb
 from mmcl.training.protocols import Batches, Hooks, Objective, Reader
@@ -120,7 +120,7 @@ class Trainer:
             share = -(-largest // world_size())
             self.gradients = MicroBatches(self.objective, accelerator, size=size, share=share)
         self._trained: list[nn.Parameter] = []
-        self._readers: ReaderProcesses | None = None
+        self._readers: Any = None  # started with the first epoch
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -206,12 +206,10 @@ class Trainer:
     def _rest_of_epoch(self) -> Iterator[tuple[Batch, int]]:
         """Ends early when what trains has changed: the reader may bring other inputs from then on."""
         self.reader.epoch = self.progress.epoch
-        device, data = self.accelerator.device, self.recipe.data
         whole = self.batches.epoch(self.progress.epoch)[self.progress.batch :]
         shares = (self.batches.share(rows, rank=rank(), world_size=world_size()).tolist() for rows in whole)
         if self._readers is None:
-            workers = number_of_workers(data.workers, device=device, is_cheap=self.reader.is_cheap)
-            self._readers = ReaderProcesses(self.reader, workers=workers, prefetch=data.prefetch, device=device)
+            self._readers = start_readers(self.reader, self.recipe.data, self.accelerator.device)
         for rows, batch in zip(whole, self._readers.read(self.progress.epoch, shares)):
             yield batch, len(rows)
             if self._thaw():

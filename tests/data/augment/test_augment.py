@@ -13,12 +13,13 @@ from mmcl.data.augment.images import ImageAugmentation
 from mmcl.data.augment.seeds import row_seed, row_seeds
 from mmcl.data.augment.tokens import TokenDropout
 from mmcl.data.batches.collate import BatchReader, ImagePixels
+from mmcl.data.batches.reader_processes import ReaderProcesses
 from mmcl.data.mining.hard_negatives import HardNegativeChoice
 from mmcl.data.shapes import load_shapes
 from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.models.text_preprocessing import TextPreprocessing
 from mmcl.models.tiny_tower import word_tokenizer
-from mmcl.training.loading import batch_loader, number_of_workers
+from mmcl.training.loading import number_of_workers
 
 PREPROCESSING = ImagePreprocessing((24, 24))
 EVERYTHING = AugmentSection(
@@ -139,7 +140,7 @@ def test_batches_are_the_same_whoever_reads_them(workers: int) -> None:
     own = reader()
     own.epoch = 2
     state = torch.get_rng_state()
-    loader = batch_loader(own, ROWS, workers=workers, device=torch.device("cpu"), seed=0)
+    loader = ReaderProcesses(own, workers=workers, device=torch.device("cpu")).read(own.epoch, ROWS)
     batches = list(loader)
     assert torch.equal(torch.get_rng_state(), state)
     for rows, batch in zip(ROWS, batches):

@@ -13,12 +13,12 @@ from mmcl.batch import SkippedRow
 from mmcl.config import CaptionsSection, NegativesSection
 from mmcl.data.augment.seeds import row_seeds
 from mmcl.data.batches.collate import BatchReader, ImagePixels
+from mmcl.data.batches.reader_processes import ReaderProcesses
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.hard_negatives import HardNegativeChoice, Lists, true_groups
 from mmcl.data.shapes import ArrayImages, load_shapes
 from mmcl.errors import ConfigError, DataError
 from mmcl.models.preprocessing import ImagePreprocessing
-from mmcl.training.loading import batch_loader
 
 TEXTS = [["a", "b"], ["c"], ["a"], ["d", "e"], ["b", "f"]]
 GROUPS = ["x", "y", "z", "x", "y"]
@@ -177,7 +177,9 @@ def test_negatives_change_nothing_else_and_follow_seed_and_epoch() -> None:
 def test_workers_bring_the_same(workers: int) -> None:
     own = reader(load_shapes("train", size=20, image_size=32), captions_per_row=3)
     parts = [[3, 1, 4], [15, 9], [2, 6, 5]]
-    for rows, batch in zip(parts, batch_loader(own, parts, workers=workers, device=torch.device("cpu"), seed=0)):
+    for rows, batch in zip(
+        parts, ReaderProcesses(own, workers=workers, device=torch.device("cpu")).read(own.epoch, parts)
+    ):
         wanted = own.__getitems__(rows).negative_text
         assert torch.equal(batch.negative_text.inputs["input_ids"], wanted.inputs["input_ids"])
         assert torch.equal(batch.negative_text.owners, wanted.owners)
