@@ -128,3 +128,15 @@ def test_a_folder_of_parquet_parts(tmp_path, items, caplog):
     dataset = load(tmp_path)
     assert dataset.column("texts") == [item.texts for item in items]
     assert torch.equal(dataset.images.read(5), torch.from_numpy(items[5].pixels).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("image", ["bytes", "names"])
+def test_a_dot_reaches_into_lists_of_structs(tmp_path, items, image):
+    sentences = [[{"raw": text, "id": number} for number, text in enumerate(item.texts)] for item in items]
+    _dataset(items, image).add_column("sentences", sentences).save_to_disk(tmp_path / "saved")
+    dataset = load(
+        tmp_path / "saved", columns={"text": "sentences.raw"}, images=write_images(tmp_path / "files", items)
+    )
+    _check(dataset, items)
+    with pytest.raises(DataError, match=r"sentences\.words"):
+        load(tmp_path / "saved", columns={"text": "sentences.words"})

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from mmcl.data.images.dataset_rows import DatasetImages
 from mmcl.data.images.parquet_files import HubFiles
-from mmcl.data.sources.hub.features import image_column, is_heavy, plain_table
+from mmcl.data.sources.hub.dataset_rows import rows_of_dataset
 from mmcl.data.sources.hub.hub_parquet import find_parquet
 from mmcl.data.sources.hub.streaming import read_streamed
 from mmcl.data.sources.rows import RawRows
@@ -108,33 +104,7 @@ class HubDataset:
                 dataset = datasets.load_dataset(**self._arguments, split=split)
         except Exception as error:
             raise DataError(_unreachable(self._reference, error)) from error
-        return rows_from_dataset(dataset, source=self._reference, columns=self._columns)
-
-
-def rows_from_dataset(
-    dataset: Any, *, source: str, root: Path = Path(), columns: Mapping[str, str] | None = None
-) -> RawRows:
-    """The rows of a ``datasets.Dataset``: its columns as a table, its images kept encoded; class labels by name.
-
-    Args:
-        dataset: the data set.
-        source: its name, for messages.
-        root: where paths inside it start.
-        columns: the user's column names; ``image`` names the image column.
-
-    Raises:
-        DataError: no column of images, or several and none named.
-    """
-    from datasets import Image
-
-    name = image_column(dataset.features, (columns or {}).get("image"), source)
-    if not isinstance(dataset.features[name], Image) or dataset.features[name].decode:
-        dataset = dataset.cast_column(name, Image(decode=False))
-    others = [key for key, feature in dataset.features.items() if key != name and not is_heavy(feature)]
-    table = dataset.select_columns(others).with_format("arrow")[:] if others else pa.table({})
-    table = plain_table(table, dataset.features, columns=columns or {})
-    images = DatasetImages(dataset.select_columns([name]), name, source=source, root=root)
-    return RawRows(table, source, lambda rows: [f"{source}:row {row}" for row in rows], images=images, root=root)
+        return rows_of_dataset(dataset, source=self._reference, columns=self._columns)
 
 
 def _unreachable(reference: str, error: Exception) -> str:

@@ -7,12 +7,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-
-from mmcl.data.sources.columns import guess_column
-from mmcl.data.sources.hub.hub_datasets import rows_from_dataset
+from mmcl.data.sources.hub.dataset_rows import rows_of_dataset
 from mmcl.data.sources.rows import OneTable, RawRows, Source, SplitSources
 from mmcl.errors import DataError
 
@@ -55,39 +51,6 @@ def open_saved_dataset(
     if list(by_split) == [None]:
         return OneTable(partial(read_files, by_split[None]), split_column=columns.get("split", "split"))
     return SplitSources({str(split): partial(read_files, paths) for split, paths in by_split.items()})
-
-
-def rows_of_dataset(dataset: Any, *, source: str, root: Path, columns: Mapping[str, str] | None = None) -> RawRows:
-    """The rows of a ``datasets.Dataset`` whose image column may also hold paths or base64 text.
-
-    Args:
-        dataset: the data set.
-        source: its name, for messages.
-        root: where paths inside it start.
-        columns: the user's column names; ``image`` names the image column.
-
-    Raises:
-        DataError: no column of images, or several and none named.
-    """
-    from datasets import ClassLabel
-
-    schema = dataset.features.arrow_schema
-    name = (columns or {}).get("image") or guess_column(schema, "image", source=source)
-    if name not in schema.names or not _is_text(schema.field(name).type):
-        named = {"image": name} if name else {}
-        return rows_from_dataset(dataset, source=source, root=root, columns=named)
-    table = dataset.with_format("arrow")[:]
-    for index, key in enumerate(table.column_names):
-        feature = dataset.features[key]
-        if isinstance(feature, ClassLabel):
-            codes = table[key].to_pylist()
-            labels = [None if code is None or code < 0 else feature.int2str(code) for code in codes]
-            table = table.set_column(index, key, pa.array(labels, pa.string()))
-    return RawRows(table, source, lambda rows: [f"{source}:row {row}" for row in rows], root=root)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _splits_of_dict(path: Path) -> list[str]:

@@ -223,7 +223,7 @@ def _image_bytes(metadata: pq.FileMetaData) -> int:
 def _read_mapped(paths: Sequence[Path], wanted: TableFormat) -> RawRows:
     from datasets import Dataset
 
-    from mmcl.data.sources.hub.saved_datasets import rows_of_dataset
+    from mmcl.data.sources.hub.dataset_rows import rows_of_dataset
 
     columns = {"image": wanted.image_column} if wanted.image_column else {}
     dataset = Dataset.from_parquet([str(path) for path in paths])
