@@ -20,7 +20,8 @@ import torch
 MOST_SECONDS = 60.0  # a group of timings begins no further round after so long
 PACKAGES = (
     "torch", "open_clip_torch", "transformers", "sentence-transformers", "lightly", "pytorch-metric-learning",
-    "info-nce-pytorch", "memeff", "inf-cl", "triton", "clip-benchmark", "torchmetrics", "scikit-learn",
+    "info-nce-pytorch", "memeff", "inf-cl", "triton", "clip-benchmark", "torchmetrics", "scikit-learn", "torchvision",
+    "simplejpeg", "pillow", "datasets", "webdataset", "pyarrow", "pandas",
 )  # fmt: skip
 
 
