@@ -19,8 +19,8 @@ def number_of_workers(asked: int | str, *, device: torch.device, is_cheap: bool)
     """Reader processes of one training process.
 
     ``"auto"`` means none on a CPU: there torch computes on every core it is given, so a reader takes from the model
-    what it adds to the data, and handing float32 pixels from process to process costs about half of what decoding them
-    does (``benchmarks/data.py``, loader). It means none for mere look-ups either, which cost less than being sent.
+    what it adds to the data, and what it hands over costs a fifth on top (``benchmarks/data.py``, loader). It means
+    none for mere look-ups either, which cost less than being sent.
     Beside a GPU it means as many as there are cores for each process of this machine but one, up to 8.
 
     Args:

@@ -36,7 +36,7 @@ class Limits:
     max_chars: int = _limit(2000, "a caption of more characters is over-long", least=1)
     boilerplate_rows: int = _limit(5, "a caption or known phrase of so many unrelated rows is boilerplate", least=2)
     edge_share: float = _limit(0.005, "share of the captions that begin or end alike, to be a template", most=1)
-    near_bits: int = _limit(14, "images whose hashes differ in more of their 64 bits are not compared", most=24)
+    near_bits: int = _limit(18, "images whose hashes differ in more of their 64 bits are not compared", most=24)
     near_bits_many: int = _limit(10, "the same for more than 8,192 different images, where bits cost time", most=24)
     near_difference: float = _limit(0.05, "aligned pictures that differ more somewhere (0-1) are no duplicates", most=1)
     generic_rows: int = _limit(5, "a caption of more unrelated rows says nothing of a leak", least=1)
