@@ -180,10 +180,11 @@ def test_a_model_id_that_cannot_be_reached(run_mmcl, tmp_path: Path) -> None:
     assert "network" in line
 
 
-def test_a_tower_id_that_cannot_be_reached(run_mmcl, tmp_path: Path) -> None:
-    done = run_mmcl("train", "quickstart", "--smoke", "model.text.name=some-owner/some-model", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "'some-owner/some-model'" in one_line(done.stderr)
+def test_a_tower_id_that_cannot_be_reached(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke("train", "quickstart", "--smoke", "model.text.name=some-owner/some-model")
+    assert done.code == 2
+    assert "'some-owner/some-model'" in one_line(done.err)
 
 
 @pytest.mark.parametrize("target", ["missing/out.json", "."])
