@@ -1,10 +1,10 @@
 """Names to objects: the only place where the names in a recipe, a suite or a call become code."""
 
 from mmcl.builders.auditing import audit_data
+from mmcl.builders.batches import BATCHES
 from mmcl.builders.evaluation import EVALUATORS, build_evaluator, build_evaluators, evaluate, run_evaluators
 from mmcl.builders.mining import mine_negatives
 from mmcl.builders.training import (
-    BATCHES,
     CHANCE_LOSSES,
     LOSSES,
     OBJECTIVES,

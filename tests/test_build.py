@@ -240,7 +240,7 @@ def test_bucketing_takes_lengths_of_tokens(tmp_path: Path) -> None:
     data = load_shapes("train", size=64)
     bucketed = recipe("shapes", data={"path": "shapes", "bucket_by_length": True})
     model = builders.training._build_model(bucketed, data)
-    batches = builders.training._build_batches(bucketed, data, model)
+    batches = builders.batches.build_batches(bucketed, data, model)
     first = [texts[0] for texts in data.column("texts")]
     assert batches.lengths.tolist() == model.text.tower.preprocessing.lengths(first)
-    assert builders.training._build_batches(recipe("shapes"), data, model).lengths is None
+    assert builders.batches.build_batches(recipe("shapes"), data, model).lengths is None

@@ -38,7 +38,7 @@ def recipe(path: str = "shapes", folder: Path | str = "unused", **sections: dict
 
 
 def batches_of(data: object, **section: object) -> object:
-    return builders.training._build_batches(recipe(batches=section), data, None)
+    return builders.batches.build_batches(recipe(batches=section), data, None)
 
 
 @pytest.fixture
@@ -96,8 +96,8 @@ def test_rows_without_an_image_are_a_cluster_of_their_own(vectors: str, monkeypa
         vectors = F.normalize(torch.from_numpy(embedder.vectors.image), dim=1)
         return vectors[readable], readable, ["three rows"]
 
-    monkeypatch.setattr(builders.training, "embed_images", embed)
-    clusters = builders.training._cluster_rows(
+    monkeypatch.setattr(builders.batches, "embed_images", embed)
+    clusters = builders.batches._cluster_rows(
         recipe(batches={"name": "clusters", "model": vectors, "clusters": 4}), data
     )
     assert clusters[[3, 7, 20]].tolist() == [-1] * 3
@@ -110,9 +110,9 @@ def test_wrong_cluster_models_are_told_by_every_process(vectors: str, monkeypatc
         batches_of(data, name="clusters", model=vectors, clusters=100)
     # Another process hears of it from the main one.
     told = ConfigError("no such model")
-    monkeypatch.setattr(builders.training, "rank", lambda: 1)
-    monkeypatch.setattr(builders.training, "broadcast_object", lambda value: told)
-    monkeypatch.setattr(builders.training, "_cluster_rows", lambda *_: pytest.fail("the main process alone clusters"))
+    monkeypatch.setattr(builders.batches, "rank", lambda: 1)
+    monkeypatch.setattr(builders.batches, "broadcast_object", lambda value: told)
+    monkeypatch.setattr(builders.batches, "_cluster_rows", lambda *_: pytest.fail("the main process alone clusters"))
     with pytest.raises(ConfigError, match="no such model"):
         batches_of(data, name="clusters", model=vectors)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import mmcl
-from mmcl.builders.training import _build_batches
+from mmcl.builders.batches import build_batches
 from mmcl.config import CaptionsSection, Recipe, recipe_from_tree
 from mmcl.data import BatchReader, ImagePixels, load
 from mmcl.data.batches.reader_processes import ReaderProcesses
@@ -37,7 +37,7 @@ def recipe(path: object, folder: Path | str = "unused", **sections: dict) -> Rec
 
 
 def batches_of(data: object, path: object, **section: object) -> object:
-    return _build_batches(recipe(path, batches=section), data, None)
+    return build_batches(recipe(path, batches=section), data, None)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmcl.builders import training
+from mmcl.builders import batches
 from mmcl.config import Recipe, recipe_from_tree
 from mmcl.data import load
 from mmcl.data.splits.training_splits import load_splits
@@ -53,7 +53,7 @@ def mixture(folder: Path, *, weights: tuple[float, float] | None = (1, 1), **key
 
 
 def batches_of(path: str, **sections: dict) -> object:
-    return training._build_batches(recipe(path, **sections), load(f"{path}:train"), None)
+    return batches.build_batches(recipe(path, **sections), load(f"{path}:train"), None)
 
 
 def test_weights_make_the_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
