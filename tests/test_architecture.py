@@ -20,18 +20,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),  # data only, torch at most
     "losses": BASE,  # tensors in, tensors out: never models, data or distributed state
     "negatives": BASE,
-    "models": BASE | {"losses", "negatives"},
+    "repos": BASE,  # files to the Hub and back
+    "runtime": {"errors"},  # models without torch
+    "models": BASE | {"losses", "negatives", "repos"},
     "pages": BASE,  # HTML of tables and pictures
     "data": BASE | {"losses", "negatives", "pages"},
-    "embedder": BASE | {"models", "data"},
+    "embedder": BASE | {"models", "data", "repos", "runtime"},
     "evaluation": BASE | {"embedder", "data", "pages"},  # sees embedders and arrays only
     "objectives": BASE | {"models", "losses", "negatives"},
     "training": BASE
     | {"models", "data"},  # is handed objective and evaluators; the trainer itself knows no data either
+    "hub": BASE
+    | {"repos", "runtime", "models", "data", "embedder", "evaluation", "training", "pages"},  # ships what was trained
     "builders": BASE
     | {"losses", "negatives", "models", "data", "embedder", "evaluation", "objectives", "training"},  # names to objects
     "build": {"builders"},
-    "cli": BASE | {"build", "builders", "data", "embedder", "evaluation", "pages"},
+    "cli": BASE | {"build", "builders", "data", "embedder", "evaluation", "hub", "models", "pages", "repos"},
     "__main__": {"cli"},
     "__init__": set(),  # imports lazily, by name
 }
