@@ -26,6 +26,10 @@ class TrainingError(MmclError, RuntimeError):
     """Training cannot go on: the loss is not finite, or has diverged."""
 
 
+class ExportError(MmclError, RuntimeError):
+    """An exported model does not give the embeddings of the model it was made from."""
+
+
 class MissingDependencyError(MmclError, ImportError):
     """An optional package is needed and not installed."""
 

@@ -25,6 +25,7 @@ COMMANDS = (
     ("eval", "languages"),
     ("eval", "compare"),
     ("eval", "forgetting"),
+    ("export",),
     ("data", "audit"),
     ("data", "augment"),
     ("data", "card"),

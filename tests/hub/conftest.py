@@ -11,9 +11,9 @@ import torch
 
 sys.path.append(str(Path(__file__).parent))
 
-import six_models  # noqa: E402
+import six_models
 
-from mmcl.models.dual_encoder import DualEncoder  # noqa: E402
+from mmcl.models.dual_encoder import DualEncoder
 
 
 @pytest.fixture(scope="session")

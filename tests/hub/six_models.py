@@ -17,8 +17,8 @@ from mmcl.models.transformers_loading import quiet_transformers
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 
-import tiny_folders  # noqa: E402
-import tiny_open_clip  # noqa: E402
+import tiny_folders
+import tiny_open_clip
 
 CAPTIONS = tiny_folders.CAPTIONS
 # What the README's table calls them.

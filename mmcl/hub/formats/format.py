@@ -57,8 +57,8 @@ class Format:
         write: (model, empty folder, options) -> notes for the report, one sentence each. Called only where there is no
             obstacle.
         open: (folder, options) -> its variants by name; ``""`` is the main one, onnx has ``"int8"`` besides.
-        tolerances: variant -> largest absolute difference between unit embeddings, of the same pixels and of texts; None:
-            judged by retrieval instead (R@10 within one point).
+        tolerances: variant -> largest absolute difference between unit embeddings, of the same pixels and of texts;
+            None: judged by retrieval instead (R@10 within one point).
         reference: (folder) -> the MODEL that names the folder.
         extra: the extra of mmcl's that brings its library; None: a core dependency does.
         needs: files every folder of this format has, relative to it.

@@ -1,0 +1,1 @@
+"""The weights of one library's model under another library's names."""
