@@ -15,6 +15,7 @@ from mmcl.cli.evaluate import app as eval_app
 from mmcl.cli.export import export
 from mmcl.cli.memory import keep_freed_memory
 from mmcl.cli.recipes import app as recipes_app
+from mmcl.cli.shrink import app as shrink_app
 from mmcl.cli.train import train
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.command("train", no_args_is_help=True)(train)
 app.add_typer(eval_app, name="eval")
 app.command("export", no_args_is_help=True)(export)
 app.add_typer(data_app, name="data")
+app.add_typer(shrink_app, name="shrink")
 app.add_typer(recipes_app, name="recipes")
 
 

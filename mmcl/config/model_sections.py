@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mmcl.config.section import Section
+
+# What model.init_from decides of a tower, and of both together, unless the recipe says otherwise.
+DECIDED_OF_TOWERS = ("name", "pretrained", "pooling", "max_length", "image_size", "resize", "options")
+DECIDED_OF_MODEL = ("embedding_dim", "logit_scale", "logit_scale_max", "logit_scale_learnable", "logit_bias")
 
 
 class HeadSection(Section):
@@ -28,7 +32,9 @@ class HeadSection(Section):
 class TowerSection(Section):
     """One encoder: its name, how it is pooled, what of it is frozen and how fast it learns."""
 
-    name: str = Field("tiny", description="transformers id or folder, timm:NAME, open_clip:ARCH[/PRETRAINED], or tiny")
+    name: str = Field(
+        "tiny", description="transformers id or folder, timm:NAME, open_clip:ARCH[/PRETRAINED], an mmcl model, or tiny"
+    )
     pretrained: bool = Field(True, description="false: random weights from the tower's config")
     pooling: Literal["auto", "cls", "mean", "max", "pooler", "attention", "grid"] = Field(
         "auto", description="features from tokens; auto: what the tower was trained with; grid: what is where counts"
@@ -47,8 +53,15 @@ class TowerSection(Section):
 
 
 class ModelSection(Section):
-    """Two towers, the size of their common space, and the factor from scores to logits."""
+    """Two towers, the size of their common space, and the factor from scores to logits.
 
+    With ``init_from`` all of that comes from another model, and is left out where the section is written: what a
+    recipe says of it stays to be told from what it leaves to the model.
+    """
+
+    init_from: str | None = Field(
+        None, description="MODEL whose towers, heads, scale and bias training starts from; its towers need no name then"
+    )
     image: TowerSection = TowerSection()
     text: TowerSection = TowerSection()
     embedding_dim: int = Field(256, ge=2, description="size of the shared space")
@@ -56,3 +69,38 @@ class ModelSection(Section):
     logit_scale_max: float = Field(100.0, gt=0, description="the scale is kept below (CLIP, arXiv:2103.00020 2.5)")
     logit_scale_learnable: bool = Field(True, description="false: the scale stays where it starts")
     logit_bias: float | None = Field(None, description="start of a learnable bias (SigLIP: -10); null: no bias")
+
+    def says(self, key: str) -> bool:
+        """Whether the recipe gave this key a value, the default or another: ``"embedding_dim"``, ``"image.head"``."""
+        side, _, leaf = key.rpartition(".")
+        return leaf in (getattr(self, side) if side else self).model_fields_set
+
+    @model_validator(mode="after")
+    def _init_from_decides(self) -> ModelSection:
+        if self.init_from is None:
+            return self
+        if not self.init_from:
+            raise ValueError("model.init_from is empty; want a MODEL (a run, a folder, a Hub id), or null")
+        for side in ("image", "text"):
+            for key in DECIDED_OF_TOWERS:
+                value = getattr(getattr(self, side), key)
+                # A value that is the default asks for nothing: recipes written out in full hold them all.
+                if value != TowerSection.model_fields[key].get_default(call_default_factory=True):
+                    raise ValueError(
+                        f"model.{side}.{key} is {value!r}, but model.init_from={self.init_from} brings its own towers; "
+                        f"leave model.{side}.{key} out, or put model={{init_from: {self.init_from}}} in the place of "
+                        f"the recipe's whole model section"
+                    )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_init_from_decides(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = handler(self)
+        if self.init_from is None:
+            return values
+        unsaid = [key for key in DECIDED_OF_MODEL if not self.says(key)]
+        written = {key: value for key, value in values.items() if key not in unsaid}
+        for side in ("image", "text"):
+            unsaid = [key for key in (*DECIDED_OF_TOWERS, "head") if not self.says(f"{side}.{key}")]
+            written[side] = {key: value for key, value in written[side].items() if key not in unsaid}
+        return written

@@ -191,6 +191,7 @@ def load_recipe(reference: str | Path, overrides: Sequence[str] = (), *, smoke: 
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}")
     tree.setdefault("name", path.stem)
+    tree.pop("environment", None)  # a run's config.yaml says where it ran: no part of what is to be run
     if smoke:
         folder = (tree.get("run") or {}).get("dir") or f"runs/{tree['name']}"
         _set(tree, "run.dir", _unused_folder(f"{folder}-smoke"), source=str(path))

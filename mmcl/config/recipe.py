@@ -56,6 +56,8 @@ class Recipe(Section):
         loss, model = (tree.get("loss"), tree.get("model") or {}) if isinstance(tree, dict) else (None, None)
         if not (isinstance(loss, dict) and loss.get("name") == "sigmoid" and isinstance(model, dict)):
             return tree
+        if model.get("init_from") is not None:
+            return tree  # that model's own scale and bias; where it has no bias, SigLIP's start is taken then
         start = {key: value for key, value in SIGLIP_START.items() if key not in model}
         if start:
             values = ", ".join(f"model.{key}={value:g}" for key, value in start.items())
@@ -79,7 +81,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sigmoid_needs_a_bias(self) -> Recipe:
-        if self.loss.name == "sigmoid" and self.model.logit_bias is None:
+        left_to_the_model = self.model.init_from is not None and not self.model.says("logit_bias")
+        if self.loss.name == "sigmoid" and self.model.logit_bias is None and not left_to_the_model:
             raise ValueError("loss.name=sigmoid needs a number for model.logit_bias; leave it out for SigLIP's -10")
         return self
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from mmcl.data.dataset import ImageTextDataset
+from mmcl.data.embedding_codes import EmbeddingCodes, decode_rows
 from mmcl.errors import DataError
 
 _PER_IMAGE = ("image_group", "image_id", "label")
@@ -104,7 +105,9 @@ def load_vectors(path: str | Path) -> VectorFile:
     Args:
         path: ``.npz`` or ``.safetensors`` with ``image`` (n, d) and ``text`` (m, d), and optionally ``image_group``,
             ``image_id``, ``label`` (n,), ``text_group``, ``text_id`` (m,), numbers or texts (numbers alone in
-            safetensors). Pickled arrays are refused. Without groups image i belongs with text i, so n = m.
+            safetensors). Beside ``image_low`` and ``image_high`` (d,) the images are int8 codes, beside ``image_bits``
+            (1,), which is d, signs eight a byte, as ``embedding_codes`` makes them; texts alike. Pickled arrays are
+            refused. Without groups image i belongs with text i, so n = m.
 
     Raises:
         DataError: the file is missing or damaged; an array is missing, of the wrong shape, or not finite.
@@ -114,6 +117,7 @@ def load_vectors(path: str | Path) -> VectorFile:
     for name in ("image", "text"):
         if name not in arrays:
             raise DataError(f"{path}: no array {name!r} (it has {', '.join(arrays) or 'none'}); wanted image and text")
+        arrays[name] = _decode(arrays, name, path)
         arrays[name] = _check_vectors(arrays[name], f"{path}: {name}")
     image, text = arrays["image"], arrays["text"]
     if image.shape[1] != text.shape[1]:
@@ -182,6 +186,24 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # safetensors' own error derives from Exception alone
         raise DataError(f"{path}: a damaged file ({error})") from error
     raise DataError(f"{path}: vectors are read from .npz or .safetensors files")
+
+
+def _decode(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    """The embeddings of coded rows; any other rows as they are."""
+    rows = arrays[name]
+    low, high, bits = (arrays.get(f"{name}_{key}") for key in ("low", "high", "bits"))
+    if rows.dtype == np.int8 and low is not None and high is not None and rows.ndim == 2:
+        if low.shape != rows.shape[1:] or high.shape != rows.shape[1:]:
+            raise DataError(
+                f"{path}: {name}_low and {name}_high have shapes {low.shape} and {high.shape}; want {rows.shape[1:]}"
+            )
+        return decode_rows(EmbeddingCodes("int8", rows, rows.shape[1], low, high))
+    if rows.dtype == np.uint8 and bits is not None and rows.ndim == 2:
+        dim = int(bits.reshape(-1)[0]) if bits.size else 0
+        if not 0 <= 8 * rows.shape[1] - dim < 8:
+            raise DataError(f"{path}: {name}_bits is {dim}, but {rows.shape[1]} bytes a row hold {8 * rows.shape[1]}")
+        return decode_rows(EmbeddingCodes("binary", rows, dim)) / np.float32(dim**0.5)
+    return rows
 
 
 def _check_vectors(array: np.ndarray, what: str) -> np.ndarray:

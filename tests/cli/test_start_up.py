@@ -26,6 +26,8 @@ COMMANDS = (
     ("eval", "compare"),
     ("eval", "forgetting"),
     ("export",),
+    ("shrink", "dimensions"),
+    ("shrink", "embeddings"),
     ("data", "audit"),
     ("data", "augment"),
     ("data", "card"),

@@ -91,7 +91,8 @@ def test_there_and_back_is_the_same_to_the_bit(modality):
     assert back.keys() == half.state_dict().keys()
     assert all(torch.equal(back[name], value) for name, value in half.state_dict().items())
     again, weight = clip_from_open_clip(back, modality)
-    assert again.keys() == there.keys() and torch.equal(weight, projection)
+    assert again.keys() == there.keys()
+    assert torch.equal(weight, projection)
     assert all(torch.equal(again[name], value) for name, value in there.items())
 
 
@@ -121,9 +122,7 @@ def test_earlier_checkpoints_hold_position_ids():
 def test_towers_of_others_are_refused():
     tower, half = _transformers_clip("gelu").vision_model.state_dict(), _open_clip(False).visual.state_dict()
     eye = torch.eye(32)
-    with pytest.raises(
-        ConfigError, match=r"transformers image tower is not CLIP's: it has 1 weights .*\(head.weight\)"
-    ):
+    with pytest.raises(ConfigError, match=r"transformers image tower is not CLIP's: .* 1 weights .*\(head.weight"):
         clip_to_open_clip(tower | {"head.weight": eye}, eye, "image")
     with pytest.raises(ConfigError, match="it lacks 2 weights .*ln_pre.weight, ln_pre.bias"):
         clip_to_open_clip({k: v for k, v in tower.items() if "pre_layrnorm" not in k}, eye, "image")

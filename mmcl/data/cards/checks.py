@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mmcl.data.cards.front_matter import Fault, check_front_matter, read_front_matter
+from mmcl.data.cards.front_matter import Fault, FrontMatter, check_front_matter, read_front_matter
 
 # Sections that every card has, and what each is for.
 REQUIRED_SECTIONS = {
@@ -26,21 +27,29 @@ _LEAST_WORDS = 3
 __all__ = ["QUESTION", "REQUIRED_SECTIONS", "Fault", "check_card"]
 
 
-def check_card(text: str, *, folder: Path | None = None) -> list[Fault]:
+def check_card(
+    text: str,
+    *,
+    folder: Path | None = None,
+    sections: Mapping[str, str] = REQUIRED_SECTIONS,
+    front_matter: Callable[[FrontMatter], list[Fault]] = check_front_matter,
+) -> list[Fault]:
     """Everything that a data card lacks or has wrong, by line.
 
     Args:
         text: the card.
         folder: where it lies: relative links must lead to files there. None: links are not followed.
+        sections: that it must have, and what each is for; other kinds of cards have their own.
+        front_matter: what checks its front matter; other kinds of cards have their own.
 
     Example:
         >>> [str(fault) for fault in check_card("# Pairs")][:1]
         ['line 1: front matter: there is none; the card begins with a line ---, YAML, and a line ---']
     """
     front = read_front_matter(text)
-    faults = check_front_matter(front)
+    faults = front_matter(front)
     body = _without_code(front.body).splitlines()
-    faults += _check_sections(body, front.body_line)
+    faults += _check_sections(body, front.body_line, sections)
     for number, line in enumerate(body, start=front.body_line):
         if QUESTION in line:
             faults.append(Fault(number, _section_at(body, number - front.body_line), "a question is not answered yet"))
@@ -59,13 +68,13 @@ def _without_code(body: str) -> str:
     )
 
 
-def _check_sections(body: list[str], first_line: int) -> list[Fault]:
+def _check_sections(body: list[str], first_line: int, sections: Mapping[str, str]) -> list[Fault]:
     headings = [(at, *found.groups()) for at, line in enumerate(body) if (found := _HEADING.match(line))]
     faults = []
     if not any(len(level) == 1 for _, level, _ in headings):
         faults.append(Fault(first_line, "title", "there is none; want a line such as # Red apples"))
     titles = {title.casefold(): at for at, level, title in headings if len(level) == 2}
-    for section, holds in REQUIRED_SECTIONS.items():
+    for section, holds in sections.items():
         at = titles.get(section.casefold())
         if at is None:
             faults.append(Fault(first_line + len(body), section, f"the section is missing; it says {holds}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ import yaml
 from mmcl.data.cards.vocabulary import LICENSES, SIZES, TASKS, is_language
 
 REQUIRED_KEYS = ("pretty_name", "license", "language", "task_categories", "size_categories")
+# (value, all values) -> what is wrong with it, a sentence each.
+Check = Callable[[Any, Mapping[str, Any]], Iterable[str]]
+
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\n(.*?)^---[ \t]*$\n?", flags=re.DOTALL | re.MULTILINE)
 _FILE_NAME = re.compile(r"[\w./*?\[\]{},@+=-]+")
 
@@ -80,31 +83,45 @@ def read_front_matter(text: str) -> FrontMatter:
     return FrontMatter(values, lines, body_line, body)
 
 
-def check_front_matter(front: FrontMatter) -> list[Fault]:
-    """Everything in a card's front matter that the Hub would refuse or not understand, and what is missing."""
+def check_front_matter(
+    front: FrontMatter,
+    *,
+    required: Sequence[str] = REQUIRED_KEYS,
+    checks: Mapping[str, Check] | None = None,
+    card_data: str = "DatasetCardData",
+) -> list[Fault]:
+    """Everything in a card's front matter that the Hub would refuse or not understand, and what is missing.
+
+    Args:
+        front: the card taken apart.
+        required: keys that must be there; default a data card's.
+        checks: key -> what is wrong with its value; default ``DATA_CHECKS``.
+        card_data: the class of huggingface_hub that reads such a card, asked where nothing else is wrong.
+    """
     if front.faults:
         return list(front.faults)
-    faults = [Fault(2, key, "is missing from the front matter") for key in REQUIRED_KEYS if not front.values.get(key)]
-    for key, check in _CHECKS.items():
+    faults = [Fault(2, key, "is missing from the front matter") for key in required if not front.values.get(key)]
+    for key, check in (DATA_CHECKS if checks is None else checks).items():
         if front.values.get(key):
             line = front.lines.get(key, 2)
             faults += [Fault(line, key, problem) for problem in check(front.values[key], front.values)]
     if not faults:
-        faults += _check_with_hub_library(front)
+        faults += _check_with_hub_library(front, card_data)
     return faults
 
 
-def dump_front_matter(values: Mapping[str, Any]) -> str:
-    """The front matter with its ``---`` lines, keys in their order."""
-    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1_000)
+def dump_front_matter(values: Mapping[str, Any], *, flow: bool = False) -> str:
+    """The front matter with its ``---`` lines, keys in their order; ``flow``: innermost lists on one line."""
+    style = None if flow else False
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1_000, default_flow_style=style)
     return f"---\n{text}---\n"
 
 
-def _check_with_hub_library(front: FrontMatter) -> list[Fault]:
-    from huggingface_hub import DatasetCardData
+def _check_with_hub_library(front: FrontMatter, card_data: str) -> list[Fault]:
+    import huggingface_hub
 
     try:
-        DatasetCardData(**front.values).to_yaml()
+        getattr(huggingface_hub, card_data)(**front.values).to_yaml()
     except (TypeError, ValueError, AttributeError) as error:
         return [Fault(2, "front matter", f"huggingface_hub cannot read it ({error})")]
     return []
@@ -185,7 +202,7 @@ def _check_configs(value: Any, values: Mapping[str, Any]) -> Iterable[str]:
             yield f"data_files is {files!r}; want a list of split and path"
 
 
-_CHECKS = {
+DATA_CHECKS: dict[str, Check] = {
     "pretty_name": _check_name,
     "license": _check_license,
     "language": _check_language,

@@ -1,0 +1,106 @@
+"""What may stand in a card that everybody reads: names without this machine's folders, texts without tokens."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mmcl.data.sources.built_in import is_built_in
+from mmcl.data.sources.loading import parse_reference
+
+REMOVED = "[removed]"
+
+_SECRETS = (
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{6,}",
+    r"\bgh[pousr]_[A-Za-z0-9]{16,}",
+    r"\bgithub_pat_\w{16,}",
+    r"\bsk-[A-Za-z0-9_-]{16,}",
+    r"\bAKIA[0-9A-Z]{16}\b",
+    r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)",  # user:password@ of an address
+)
+_SECRET = re.compile("|".join(_SECRETS))
+# An absolute path of two parts or more; what follows a letter, a dot, a slash, a colon or <, is an address or an id.
+_PATH = re.compile(r"(?<![\w.:/<~-])~?(?:/[\w.@+,=-]+){2,}/?|(?<!\w)[A-Za-z]:\\[^\s\"'`<>|]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def find_private(text: str) -> list[str]:
+    """Absolute paths and secrets of a text, in their order; a secret is given by its first characters alone."""
+    found = [(match.start(), match[0][:5] + "...") for match in _SECRET.finditer(text)]
+    found += [(match.start(), match[0]) for match in _PATH.finditer(text)]
+    return [what for _, what in sorted(found)]
+
+
+def public_text(text: str) -> str:
+    """A text without secrets, absolute paths by their last part.
+
+    Example:
+        >>> public_text("from /home/someone/data/emoji:test, hf_abcdefghijk")
+        'from emoji:test, [removed]'
+    """
+    return _PATH.sub(lambda match: _last_part(match[0]), _SECRET.sub(REMOVED, text))
+
+
+def public_value(value: Any) -> Any:
+    """The same for the nested lists, dictionaries and texts of a recipe; relative folders stay."""
+    if isinstance(value, dict):
+        return {key: public_value(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public_value(inner) for inner in value]
+    return public_text(value) if isinstance(value, str) else value
+
+
+def data_name(reference: str) -> str:
+    """What a card calls data: the built-in ones and those of the Hub as they are, others by their last part.
+
+    Example:
+        >>> data_name("/home/someone/data/emoji?train=0.8:test"), data_name("shapes?train=96")
+        ('emoji', 'shapes?train=96')
+    """
+    base = parse_reference(reference).base
+    path, question, options = base.partition("?")
+    if is_built_in(path) or is_hub_data(reference):
+        return public_text(path + question + options)
+    return public_text(re.sub(r"\.(ya?ml|csv|tsv|jsonl|parquet|json|tar)$", "", _last_part(path.removeprefix("vectors:"))))
+
+
+def is_hub_data(reference: str) -> bool:
+    """Whether data are a data set of the Hub that this machine has fetched, and no folder here.
+
+    A name such as ``data/emoji`` is a folder as well as an id: an id it is only where the Hub's cache holds it.
+    """
+    name = parse_reference(reference).base.partition("?")[0].partition("@")[0]
+    if not is_hub_id(name) or os.path.exists(name):
+        return False
+    from huggingface_hub import constants
+
+    folder = "datasets--" + name.replace("/", "--")
+    return (Path(constants.HF_HUB_CACHE) / folder).is_dir()
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form ``owner/name``."""
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name and not name.endswith(".git")
+
+
+def tower_name(name: str) -> str:
+    """What a card calls a tower: without the folders of this machine and of installed packages.
+
+    Example:
+        >>> tower_name("timm:resnet50?checkpoint=/home/someone/weights.pth"), tower_name("package:a_model/model")
+        ('timm:resnet50 (weights.pth)', 'a_model')
+    """
+    if name.startswith("package:"):
+        return name.removeprefix("package:").partition("/")[0]
+    head, _, checkpoint = name.partition("?checkpoint=")
+    head = head if head.startswith(("timm:", "open_clip:")) and not Path(head.partition(":")[2]).is_absolute() else (
+        public_text(head)
+    )
+    return f"{head} ({_last_part(checkpoint)})" if checkpoint else head
+
+
+def _last_part(path: str) -> str:
+    parts = [part for part in re.split(r"[/\\]", path) if part and part != "~"]
+    return parts[-1] if parts else path

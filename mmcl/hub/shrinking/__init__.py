@@ -1,0 +1,1 @@
+"""Smaller models and smaller embeddings, and what they cost."""
