@@ -11,7 +11,7 @@ from mmcl.config import SIGLIP_START, HeadSection, ModelSection, Recipe
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
-from mmcl.models.encoder import Encoder, build_head
+from mmcl.models.encoder import build_head
 from mmcl.models.fingerprint import encoder_fingerprint
 from mmcl.models.heads import head_description
 from mmcl.models.locating import locate
@@ -65,12 +65,11 @@ def _fingerprint(model: DualEncoder) -> str:
 def _renew_heads(model: DualEncoder, section: ModelSection) -> None:
     dim = section.embedding_dim if section.says("embedding_dim") else model.embedding_dim
     for encoder, tower in ((model.image, section.image), (model.text, section.text)):
-        own = HeadSection.model_validate(head_description(encoder.head))
-        other = tower.says("head") and not _same_head(tower.head, own)
-        if dim == model.embedding_dim and not other:
+        own, said = HeadSection.model_validate(head_description(encoder.head)), section.says(f"{encoder.modality}.head")
+        if dim == model.embedding_dim and not (said and not _same_head(tower.head, own)):
             continue
         # A model whose features are its embeddings has no head of another size; the usual one is linear.
-        wanted = tower.head if tower.says("head") or own.name == "none" else own
+        wanted = tower.head if said or own.name == "none" else own
         encoder.head = build_head(wanted, encoder.tower, dim)
         log.info(
             "model.init_from: the %s side gets a new %s head, %d to %d values, in the place of its own",

@@ -14,6 +14,7 @@ import torch
 
 from mmcl.builders.batches import build_batches
 from mmcl.builders.evaluation import build_evaluators, run_evaluators
+from mmcl.builders.starting_models import build_starting_model
 from mmcl.config import EvaluateSection, Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
 from mmcl.data.dataset import ImageTextDataset
@@ -29,7 +30,7 @@ from mmcl.losses.nt_xent import nt_xent
 from mmcl.losses.sigmoid import sigmoid
 from mmcl.losses.triplet import triplet
 from mmcl.losses.vicreg import vicreg
-from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
+from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.freezing import apply_freezing, parameter_groups
 from mmcl.models.saving import from_pretrained, save_pretrained
 from mmcl.negatives.hardness import HardnessSchedule
@@ -126,7 +127,7 @@ def _first_captions(train: ImageTextDataset) -> Iterator[str]:
 
 def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
     torch.manual_seed(recipe.run.seed)  # the same weights on every process
-    model = build_dual_encoder(recipe.model, captions=_first_captions(train))
+    model = build_starting_model(recipe, captions=_first_captions(train))
     if recipe.train.gradient_checkpointing:
         model.image.tower.set_gradient_checkpointing()
         model.text.tower.set_gradient_checkpointing()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from mmcl.embedder.interface import EncodeMixin
 from mmcl.embedder.out_of_memory import FittingBatches
 from mmcl.embedder.precision import autocast, check_precision
 from mmcl.models.fingerprint import config_values, update_with_state
+from mmcl.models.sentence_sources import CONFIG, LOGIT_SCALE
+from mmcl.models.transformers_loading import read_json
 
 
 class SentenceTransformersEmbedder(EncodeMixin):
@@ -42,7 +45,7 @@ class SentenceTransformersEmbedder(EncodeMixin):
         takes_images = getattr(model, "supports", None)
         images = takes_images("image") if callable(takes_images) else hasattr(model[0], "processor")
         self.modalities = frozenset({"image", "text"} if images else {"text"})
-        self.logit_scale = 20.0  # sentence-transformers' own fixed scale
+        self.logit_scale = _logit_scale(model)
 
     def embed(self, items: Sequence[Any], modality: str, *, batch_size: int = 64) -> Tensor:
         """Items to embeddings; see ``Embedder``."""
@@ -81,9 +84,22 @@ class SentenceTransformersEmbedder(EncodeMixin):
             if hasattr(config, "to_dict"):
                 digest.update(config_values(config.to_dict()).encode())
         prompts = [getattr(self.model, name, None) for name in ("prompts", "default_prompt_name")]
-        told = [repr(self.model), prompts, _preprocessing(self.model[0]), self.precision, self.device.type]
+        read = [_preprocessing(module) for module in self.model.modules() if hasattr(module, "processor")]
+        told = [repr(self.model), prompts, read, self.precision, self.device.type]
         digest.update(json.dumps(told, sort_keys=True, default=str).encode())
         return digest.hexdigest()
+
+
+def _logit_scale(model: Any) -> float:
+    """What the model's folder tells, where mmcl wrote it; a CLIP-like model's own; else the library's fixed scale."""
+    inner = getattr(model, "transformers_model", None)
+    name = getattr(getattr(inner, "config", None), "name_or_path", None)
+    told = (read_json(name, CONFIG) if name else None) or {}
+    scale = (told.get("mmcl") or {}).get("logit_scale")
+    if isinstance(scale, (int, float)) and 0 < scale < math.inf:
+        return float(scale)
+    learnt = getattr(inner, "logit_scale", None)
+    return math.exp(learnt.item()) if isinstance(learnt, Tensor) else LOGIT_SCALE
 
 
 def _preprocessing(module: Any) -> list[Any]:

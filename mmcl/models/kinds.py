@@ -9,19 +9,20 @@ from typing import Any, Literal, Protocol
 
 from mmcl.errors import ConfigError
 from mmcl.models.transformers_loading import parse_json
+from mmcl.repos.kinds import PICKLE_SUFFIXES
 
 Kind = Literal["mmcl", "onnx", "transformers", "open_clip", "sentence-transformers"]
 
 MMCL, ONNX, TRANSFORMERS = "mmcl.json", "mmcl_onnx.json", "config.json"
 OPEN_CLIP, SENTENCE_TRANSFORMERS = "open_clip_config.json", "modules.json"
 
-# Endings of weights that are Python pickles, or hold one.
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5")
+# What weights end in that mmcl does not read: pickles, and what may hold one.
+PICKLES = (*PICKLE_SUFFIXES, ".h5", ".msgpack")
 _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 # Kind -> patterns of the files that opening it reads.
 NEEDED: dict[Kind, tuple[str, ...]] = {
     "mmcl": (MMCL, TRANSFORMERS, "model*.safetensors*", "preprocessor_config.json", *_TOKENIZER, "open_clip_*/*"),
-    "onnx": (MMCL, "*.json", "*.onnx", "*.onnx.data", "onnx/*"),
+    "onnx": ("*.json", "*.onnx", "*.onnx.data"),
     "transformers": (
         *(TRANSFORMERS, "model*.safetensors*", "preprocessor_config.json", "processor_config.json", *_TOKENIZER),
         "sentence_bert_config.json",

@@ -66,18 +66,13 @@ class HubFiles:
 
     Args:
         repo_id: ``owner/name``.
+        names: paths from the root of the repository.
         revision: a branch, tag, commit or ``refs/pr/N``; None: main.
         token: instead of the one that is logged in.
-
-    Raises:
-        ConfigError: there is no such repository, or it cannot be reached.
     """
 
-    def __init__(self, repo_id: str, *, revision: str | None, token: str | None) -> None:
-        from mmcl.repos.downloading import list_files
-
-        self.name, self._revision, self._token = repo_id, revision, token
-        self._names = sorted(list_files(repo_id, revision=revision, token=token))
+    def __init__(self, repo_id: str, names: Sequence[str], *, revision: str | None, token: str | None) -> None:
+        self.name, self._names, self._revision, self._token = repo_id, sorted(names), revision, token
 
     def names(self) -> Sequence[str]:
         """Paths from the root of the repository, sorted."""
@@ -142,6 +137,8 @@ def _locate(
     if os.path.isfile(name):
         raise ConfigError(f"{reference} is a file; a model is a folder, a Hub id, or vectors:FILE")
     repo_id, _, said = name.partition("@")
+    if kind == "sentence-transformers" and repo_id and "/" not in repo_id:
+        repo_id = f"sentence-transformers/{repo_id}"  # whose names the library knows without their owner
     if not repo_id or repo_id.startswith((".", "/", "~", "runs/")) or repo_id.count("/") > 1:
         raise ConfigError(f"there is no model folder {reference!r} (looked in {Path(name).absolute()})")
     if said and revision is not None and said != revision:
@@ -154,26 +151,27 @@ def _in_folder(folder: Path, reference: str, *, kind: Kind | None, mark: str) ->
         folder = folder / "model"
     files = FolderFiles(folder)
     kind, root = _choose(files, kind, mark)
-    folder = folder / root
-    names = FolderFiles(folder).names() if root else files.names()
-    check_links(folder, [name for name in names if _is_needed(name, kind)])
-    check_model(FolderFiles(folder) if root else files, kind)
-    return LocatedModel(reference, kind, folder)
+    check_model(files, kind)
+    modules = _modules(files, kind)
+    check_links(folder, [name for name in files.names() if _is_needed(name, kind, modules=modules, root=root)])
+    return LocatedModel(reference, kind, folder / root)
 
 
 def _on_hub(
     repo_id: str, reference: str, revision: str | None, token: str | None, *, kind: Kind | None, mark: str
 ) -> LocatedModel:
     from mmcl.repos.downloading import fetch_snapshot
+    from mmcl.repos.listing import ask_once
 
-    cached = _fetched_before(repo_id, revision)
-    if cached is not None:
-        found = _in_folder(cached, reference, kind=kind, mark=mark)
-        return _replaced(found, revision=cached.name, repo_id=repo_id)
-    files = HubFiles(repo_id, revision=revision, token=token)
+    listed = ask_once(repo_id, revision=revision, token=token)
+    if isinstance(listed, Path):  # the Hub must not or cannot be asked: what was fetched before
+        found = _in_folder(listed, reference, kind=kind, mark=mark)
+        return _replaced(found, revision=listed.name, repo_id=repo_id)
+    files = HubFiles(repo_id, listed, revision=revision, token=token)
     kind, root = _choose(files, kind, mark)
     check_model(files, kind)
-    needed = [name for name in files.names() if _is_needed(name, kind, modules=_modules(files, kind))]
+    modules = _modules(files, kind)
+    needed = [name for name in files.names() if _is_needed(name, kind, modules=modules, root=root)]
     snapshot = fetch_snapshot(repo_id, revision=revision, allow=needed, token=token)
     check_links(snapshot, [name for name in needed if (snapshot / name).exists()])
     return LocatedModel(reference, kind, snapshot / root, revision=snapshot.name, repo_id=repo_id)
@@ -204,33 +202,12 @@ def _modules(files: ModelFiles, kind: Kind) -> tuple[str, ...]:
     return tuple(f"{module['path']}/" for module in files.read(SENTENCE_TRANSFORMERS) if module.get("path"))
 
 
-def _is_needed(name: str, kind: Kind, *, modules: tuple[str, ...] = ()) -> bool:
+def _is_needed(name: str, kind: Kind, *, modules: tuple[str, ...] = (), root: str = "") -> bool:
     path = PurePosixPath(name)
-    if kind == "sentence-transformers" and modules and name.startswith(modules):
-        name = path.name  # a module's folder holds the same kinds of files
-    elif "/" in name and kind != "onnx":
-        pattern_folders = [pattern for pattern in NEEDED[kind] if "/" in pattern]
-        return any(path.match(pattern) for pattern in pattern_folders)
-    return any(PurePosixPath(name).match(pattern) for pattern in NEEDED[kind])
-
-
-def _fetched_before(repo_id: str, revision: str | None) -> Path | None:
-    """What was fetched of a repository, where the Hub must not be asked; None where it may be.
-
-    Raises:
-        ConfigError: it must not be asked, and nothing was fetched.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    if not huggingface_hub.constants.HF_HUB_OFFLINE:
-        return None
-    try:
-        return Path(huggingface_hub.snapshot_download(repo_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        at = f" at {revision}" if revision else ""
-        raise ConfigError(
-            f"there is no folder {repo_id!r}, and no model of that id was fetched before{at}: the Hub cannot be reached "
-            f"to look for it (HF_HUB_OFFLINE is set); check the name, or download it first (hf download {repo_id}) and "
-            f"give its folder"
-        ) from error
+    if kind == "onnx":
+        inside = path.parent.as_posix() == (root or ".")
+        return inside and any(path.match(pattern) for pattern in NEEDED[kind])
+    if modules and name.startswith(modules):
+        path = PurePosixPath(path.name)  # a module's folder holds the same kinds of files
+    patterns = [pattern for pattern in NEEDED[kind] if ("/" in pattern) == ("/" in str(path))]
+    return any(path.match(pattern) for pattern in patterns)

@@ -2,92 +2,85 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
 from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import DualEncoder
-from mmcl.models.references import parse_tower, resolve_path
+from mmcl.models.locating import LocatedModel, locate
 
 
-def open_dual_encoder(reference: str | Path) -> DualEncoder:
+def open_dual_encoder(
+    reference: str | Path | LocatedModel, *, revision: str | None = None, token: str | None = None
+) -> DualEncoder:
     """Open a model whose towers can be run, trained on, merged and exported.
 
     Args:
-        reference: a run folder or folder of an mmcl model; a folder or Hub id of a transformers model with two towers;
-            ``open_clip:ARCH[/PRETRAINED]``.
+        reference: a run folder or folder of an mmcl model; a folder or Hub id (``owner/name``,
+            ``owner/name@REVISION``) of an mmcl, transformers (CLIP, SigLIP, ALIGN, VisionTextDualEncoder), open_clip or
+            sentence-transformers model with two towers; ``open_clip:ARCH[/PRETRAINED]``,
+            ``open_clip:hf-hub:owner/name``, ``sentence-transformers:FOLDER``; or what ``locate`` found.
+        revision: of a Hub id: a branch, tag, commit or ``refs/pr/N``; default main.
+        token: for the Hub, instead of the one that is logged in.
 
     Returns:
         The model in evaluation mode. An open_clip architecture without weights has random ones, always the same.
 
     Raises:
-        ConfigError: there is no such model, it cannot be reached or read, or it has not two towers.
+        ConfigError: there is no such model; it cannot be reached or read; it is a pickle or needs code of its own; or
+            it has not two towers that can be run in torch (ONNX graphs, files of vectors).
     """
-    reference = str(reference)
-    if reference.startswith("open_clip:"):
-        return _open_clip(reference)
-    if reference == "tiny" or reference.startswith("timm:"):
-        raise ConfigError(f"{reference!r} is a tower, not a model of images and texts; name it in model.image.name")
-    return _folder_or_id(os.path.expanduser(resolve_path(reference)))
-
-
-def _mmcl_folder(reference: str) -> Path | None:
-    """The folder of an mmcl model that a reference names, local or on the Hub; None where it is another's model."""
-    from mmcl.models.saving import DESCRIPTION
-
-    for folder in (Path(reference), Path(reference) / "model"):
-        if (folder / DESCRIPTION).is_file():
-            return folder
-    if os.path.isdir(reference) or reference.count("/") != 1:
-        return None
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    from mmcl.models.transformers_loading import check_reachable
-
-    check_reachable(reference)
-    try:
-        huggingface_hub.hf_hub_download(reference, DESCRIPTION)
-        return Path(huggingface_hub.snapshot_download(reference))
-    except LocalEntryNotFoundError as error:
-        if isinstance(huggingface_hub.try_to_load_from_cache(reference, "config.json"), str):
-            return None  # a transformers model that was fetched before
+    if not isinstance(reference, LocatedModel):
+        reference = str(reference)
+        if reference == "tiny" or reference.startswith("timm:"):
+            raise ConfigError(f"{reference!r} is a tower, not a model of images and texts; name it in model.image.name")
+        if reference.startswith("vectors:"):
+            raise ConfigError(f"{reference!r} holds embeddings and no model: it has no towers to run, train or merge")
+        reference = locate(reference, revision=revision, token=token)
+    if reference.kind == "onnx":
         raise ConfigError(
-            f"there is no folder {reference!r}, and the Hub cannot be reached to look for a model of that name; check "
-            f"the name and the network, or download it first (hf download {reference}) and give its folder"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError):
-        return None  # it is no mmcl model; whether it is one of transformers' is seen later
+            f"{reference.reference!r} holds ONNX graphs, which embed and cannot be trained, merged or exported again; "
+            f"give the model they were made from, or load them with mmcl.load(...) to embed"
+        )
+    model = _OPENERS[reference.kind](reference)
+    if reference.repo_id is not None and reference.kind != "mmcl":
+        for encoder in (model.image, model.text):  # not where this machine keeps what it fetched
+            encoder.tower.spec["name"] = reference.repo_id
+    return model
 
 
-def _open_clip(reference: str) -> DualEncoder:
+def _mmcl(located: LocatedModel) -> DualEncoder:
+    from mmcl.models.saving import from_pretrained
+
+    return from_pretrained(located.folder)
+
+
+def _transformers(located: LocatedModel) -> DualEncoder:
+    from mmcl.models.dual_sources import dual_encoder_from_transformers
+
+    return dual_encoder_from_transformers(str(located.folder))
+
+
+def _sentence_transformers(located: LocatedModel) -> DualEncoder:
+    from mmcl.models.sentence_sources import dual_encoder_from_sentence_transformers
+
+    return dual_encoder_from_sentence_transformers(str(located.folder))
+
+
+def _open_clip(located: LocatedModel) -> DualEncoder:
     from mmcl.models.dual_sources import dual_encoder_from_open_clip
 
-    named = parse_tower(reference)
+    name = located.architecture if located.folder is None else str(located.folder)
     # Weights that are not loaded are drawn; every process and every run draws the same.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return dual_encoder_from_open_clip(named.name, named.checkpoint)
+        return dual_encoder_from_open_clip(name, located.checkpoint)
 
 
-def _folder_or_id(reference: str) -> DualEncoder:
-    if os.path.isfile(reference):
-        raise ConfigError(f"{reference} is a file; a model is a folder, a Hub id, or vectors:FILE")
-    is_folder = os.path.isdir(reference)
-    if not is_folder and (not reference or reference.startswith((".", "/", "~", "runs/")) or reference.count("/") > 1):
-        raise ConfigError(f"there is no model folder {reference!r} (looked in {Path(reference).absolute()})")
-    folder = _mmcl_folder(reference)
-    if folder is not None:
-        from mmcl.models.saving import from_pretrained
-
-        return from_pretrained(folder)
-    if is_folder and not (Path(reference) / "config.json").is_file():
-        hint = ""
-        if (Path(reference) / "config.yaml").is_file():
-            hint = "; it holds a run that has not saved a model yet"
-        raise ConfigError(f"{reference}: neither an mmcl model (mmcl.json) nor a transformers one (config.json){hint}")
-    from mmcl.models.dual_sources import dual_encoder_from_transformers
-
-    return dual_encoder_from_transformers(reference)
+_OPENERS = {
+    "mmcl": _mmcl,
+    "transformers": _transformers,
+    "open_clip": _open_clip,
+    "sentence-transformers": _sentence_transformers,
+}

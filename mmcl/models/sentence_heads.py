@@ -135,12 +135,9 @@ def _sort(layers: list[SentenceLayer], folder: Path) -> tuple[list[_Hidden], Sen
 def _activates(layer: SentenceLayer) -> bool:
     """Whether a layer is an activation by itself: the identity matrix without bias in front of one."""
     square = layer.kind == "Dense" and layer.weight.shape[0] == layer.weight.shape[1]
-    return (
-        square
-        and layer.bias is None
-        and bool(layer.activation)
-        and bool((layer.weight == torch.eye(len(layer.weight))).all())
-    )
+    if not square or layer.bias is not None or layer.activation is None:
+        return False
+    return torch.equal(layer.weight, torch.eye(len(layer.weight)))
 
 
 def _linear(last: SentenceLayer) -> LinearHead:

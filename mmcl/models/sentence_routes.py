@@ -17,7 +17,15 @@ from mmcl.models.transformers_inputs import image_preprocessing, text_preprocess
 from mmcl.models.transformers_loading import encoder_half, first_line, load_config, load_pretrained, parse_json
 from mmcl.models.transformers_tower import TransformersTower
 
-_LEGACY_POOLINGS = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean"}
+# How models that were saved before the library knew pooling_mode say it.
+_LEGACY_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
 
 
 def read_route(modules: list[SentenceModule], modality: str) -> tuple[Encoder, int]:
@@ -34,9 +42,8 @@ def read_route(modules: list[SentenceModule], modality: str) -> tuple[Encoder, i
         ConfigError: a module that mmcl has no counterpart of, or files that do not fit.
     """
     if not modules or modules[0].kind not in ("Transformer", "CLIPModel"):
-        raise ConfigError(
-            f"the {modality} route starts with {modules[0].kind if modules else 'nothing'}, not Transformer"
-        )
+        found = modules[0].kind if modules else "nothing"
+        raise ConfigError(f"the {modality} route starts with {found}; mmcl reads routes that start with a Transformer")
     first, behind = modules[0], [module for module in modules[1:] if module.kind not in ("Normalize", "Dropout")]
     pooling, layers = _read_pooling(first, behind, modality)
     if modality == "image":
@@ -89,7 +96,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _pooling_mode(config: dict[str, Any]) -> Any:
     mode = config.get("pooling_mode")
     if mode is None:
-        mode = [word for key, word in _LEGACY_POOLINGS.items() if config.get(f"pooling_mode_{key}")] or "mean"
+        mode = [word for key, word in _LEGACY_POOLINGS.items() if config.get(key)] or "mean"
     return mode[0] if isinstance(mode, list) and len(mode) == 1 else mode
 
 

@@ -1,7 +1,7 @@
 """sentence-transformers models of images and texts as mmcl's own: read from their files, without the library.
 
-What is read is what the library writes for a model that transformers holds as one (CLIP, SigLIP ...), and for a `Router`
-with a route for texts and one for images. Nothing of a repository is run: modules are known by name alone.
+What is read is what the library writes for a model that transformers holds as one (CLIP, SigLIP ...), and for a
+`Router` with a route for texts and one for images. Nothing of a repository is run: modules are known by name alone.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _find_folder(name: str) -> Path:
             raise ConfigError(f"there is no folder {name!r} with a sentence-transformers model")
         from mmcl.repos.downloading import fetch_snapshot
 
-        path = Path(fetch_snapshot(name, revision=None, allow=None, token=None))
+        path = Path(fetch_snapshot(name))
     if not is_sentence_transformers_folder(path):
         raise ConfigError(f"{path} holds no sentence-transformers model (no {MODULES})")
     return path
@@ -145,15 +145,15 @@ def check_weights(folder: Path) -> None:
             f"{folder / pickles[0]} is a pickle, which can run code when it is opened; where you trust it, open the "
             f"model with SentenceTransformer and write it anew with save_pretrained, which makes safetensors"
         )
-    raise ConfigError(f"{folder} has no weights (*.safetensors); the model is not complete")
+    raise ConfigError(f"{folder} has no weights as *.safetensors (pickles are not fetched); the model is not complete")
 
 
 def _only_norms(modules: list[SentenceModule], folder: Path) -> None:
     strange = [module.kind for module in modules if module.kind not in ("Normalize", "Dropout")]
     if strange:
         raise ConfigError(
-            f"{folder / MODULES}: a {strange[0]} stands behind what embeds both images and texts; mmcl reads such models "
-            f"with a Normalize alone, and heads within a Router"
+            f"{folder / MODULES}: a {strange[0]} stands behind what embeds both images and texts; mmcl reads a "
+            f"Normalize there alone, and heads within a Router"
         )
 
 

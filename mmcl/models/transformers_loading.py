@@ -200,16 +200,17 @@ def read_json(name: str, file: str) -> dict[str, Any] | None:
     return parse_json(path) if path.is_file() else None
 
 
-def parse_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds a mapping.
+def parse_json(path: Path, *, kinds: tuple[type, ...] = (dict,)) -> Any:
+    """A JSON file that holds a mapping, or another of ``kinds``.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: it cannot be read, or holds something else.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path} is not valid JSON ({first_line(error)})") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds a {type(value).__name__}; want a mapping")
+    if not isinstance(value, kinds):
+        wanted = " or a ".join({dict: "mapping", list: "list"}.get(kind, kind.__name__) for kind in kinds)
+        raise ConfigError(f"{path} holds a {type(value).__name__}; want a {wanted}")
     return value

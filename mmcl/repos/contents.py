@@ -15,6 +15,7 @@ _PICKLE = ("a pickle by its first bytes, which runs code when it is read", "writ
 _ZIP, _PROTOCOL = b"PK\x03\x04", re.compile(rb"\x80[\x02-\x05]")
 # Protocol 0 and 1 are text; these are how programs begin that import something or build a dictionary.
 _TEXT_PICKLE = re.compile(rb"(?:c[\w.]+\n\w+\n|\(dp?\d+\n|\(lp?\d+\n|\(i[\w.]+\n)")
+_OBJECTS = re.compile(rb"'\|?O\d*'")  # the type of an array of Python objects
 _IMAGE_STARTS = {".png": b"\x89PNG\r\n", ".webp": b"RIFF", ".jpg": b"\xff\xd8", ".jpeg": b"\xff\xd8"}
 _VECTOR_KEYS = frozenset({"image", "text", "image_group", "text_group", "image_id", "text_id", "label"})
 _PIECE = 2**24
@@ -57,7 +58,7 @@ def is_pickle(source: Path, start: bytes) -> bool:
     if _PROTOCOL.match(start) or _TEXT_PICKLE.match(start):
         return True
     if not start.startswith(_ZIP):
-        return start.startswith(b"\x93NUMPY") and b"'O'" in start  # an array of Python objects
+        return start.startswith(b"\x93NUMPY") and bool(_OBJECTS.search(start))
     try:
         with zipfile.ZipFile(source) as archive:
             return any(name.endswith((".pkl", ".pickle")) for name in archive.namelist())
@@ -71,7 +72,7 @@ def _holds_objects(source: Path) -> bool:
         with zipfile.ZipFile(source) as archive:
             for name in archive.namelist():
                 with archive.open(name) as member:
-                    if re.search(rb"'\|?O\d*'", member.read(256)):
+                    if _OBJECTS.search(member.read(512)):
                         return True
     except zipfile.BadZipFile:
         return True

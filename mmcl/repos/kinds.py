@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 # Pickles run code when they are read; safetensors holds the same weights and does not.
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".mar", ".dill")
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".mar", ".dill")
 # What snapshots leave out: pickles, code, and weights of frameworks that mmcl does not run.
 NEVER_FETCHED = (*(f"*{suffix}" for suffix in PICKLE_SUFFIXES), "*.py", "*.h5", "*.msgpack", "*.ot", "*.gguf")
 
 DATA_SUFFIXES = (
-    ".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson", ".tar", ".zip", ".gz", ".tgz", ".xz", ".7z", ".npz",
-    ".lmdb", ".sqlite", ".db", ".feather", ".h5", ".hdf5", ".tfrecord",
+    ".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson", ".tar", ".zip", ".gz", ".tgz", ".xz", ".7z",
+    ".npy", ".npz", ".lmdb", ".sqlite", ".db", ".feather", ".h5", ".hdf5", ".tfrecord",
 )  # fmt: skip
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".svg", ".ico")
 ASSET_SUFFIXES = (".svg", ".png", ".webp", ".jpg", ".jpeg")
@@ -22,8 +22,6 @@ GRAPH_SUFFIXES = (".onnx", ".onnx.data", ".onnx_data")
 # Left by systems and tools in any folder; nobody means to publish them.
 JUNK = frozenset(
     {".DS_Store", "Thumbs.db", "desktop.ini", "__pycache__", ".git", ".gitattributes", ".cache", ".ipynb_checkpoints"}
-)
-    r"^(?:\.DS_Store|Thumbs\.db|desktop\.ini|__pycache__|\.git|\.gitattributes|\.cache|\.ipynb_checkpoints)$"
 )
 
 

@@ -23,7 +23,7 @@ _KINDS: dict[str, str] = {
     "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
     "a Google key": r"\bAIza[0-9A-Za-z_-]{35}\b",
     "an API key": r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{24,}\b",
-    "a bearer token": r"\b[Bb]earer\s+[A-Za-z0-9._~+/-]{16,}",
+    "a bearer token": r"\b[Bb]earer[ \t]+[A-Za-z0-9._~+/-]{16,}",
     "credentials in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]+:[^\s/@\"'<>]+@[\w.-]",
 }
 _KNOWN = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()}

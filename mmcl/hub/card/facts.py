@@ -50,6 +50,7 @@ class ModelFacts:
         num_parameters: of everything.
         logit_scale: factor from scores to logits.
         logit_bias: added to them, or None.
+        max_length, padding: how captions are tokenised.
         families: of the towers' libraries: transformers, timm, open_clip, tiny.
         obstacle: why plain transformers cannot open the folder; None where it can.
     """
@@ -59,6 +60,8 @@ class ModelFacts:
     num_parameters: int
     logit_scale: float
     logit_bias: float | None
+    max_length: int | None
+    padding: str
     families: tuple[str, str]
     obstacle: str | None
 
@@ -79,6 +82,8 @@ def read_facts(model: DualEncoder, source: CardSource) -> ModelFacts:
         num_parameters=model.num_parameters(),
         logit_scale=float(model.logit_scale.item()),
         logit_bias=None if bias is None else float(bias.item()),
+        max_length=getattr(model.text.tower.preprocessing, "max_length", None),
+        padding=getattr(model.text.tower.preprocessing, "padding", "longest"),
         families=(model.image.tower.spec["family"], model.text.tower.spec["family"]),
         obstacle=transformers_obstacle(model),
     )

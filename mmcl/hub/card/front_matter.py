@@ -78,11 +78,8 @@ def _hub_id(name: str) -> list[str]:
     if name.startswith("timm:") and "?" not in name:
         from timm.models import get_pretrained_cfg
 
-        cfg = get_pretrained_cfg(name.removeprefix("timm:"))
-        known = getattr(cfg, "hf_hub_id", None)
-        # timm's own repositories are named after the model and the tag of its weights.
-        tagged = f"{cfg.architecture}.{cfg.tag}" if known == "timm/" and cfg.architecture else ""
-        return [known + tagged if known == "timm/" else known] if known and (known != "timm/" or tagged) else []
+        known = getattr(get_pretrained_cfg(name.removeprefix("timm:")), "hf_hub_id", None)
+        return [known] if known and is_hub_id(known) else []
     if name.startswith("open_clip:"):
         import open_clip
 

@@ -18,7 +18,7 @@ _LAYER_NORM_EPS = 1e-5
 _TANH_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh")
 
 
-class Obstacle(ConfigError):
+class ObstacleError(ConfigError):
     """open_clip's config cannot say this model; the message is one clause that names what is in the way."""
 
 
@@ -60,14 +60,14 @@ def linear_head(encoder: Encoder) -> tuple[Tensor, Tensor | None]:
     """An encoder's head as one matrix: weight (d, f), and bias (d,) or None.
 
     Raises:
-        Obstacle: it has hidden layers.
+        ObstacleError: it has hidden layers.
     """
     if isinstance(encoder.head, IdentityHead):
         return torch.eye(encoder.tower.feature_dim), None
     if isinstance(encoder.head, LinearHead):
         state = cpu_state(encoder.head.projection)
         return state["weight"], state.get("bias")
-    raise Obstacle(
+    raise ObstacleError(
         f"the {encoder.modality} head ({type(encoder.head).__name__}) has hidden layers, and open_clip has no such head "
         f"behind {tower_name(encoder)}"
     )
@@ -84,12 +84,12 @@ def bias_before(weight: Tensor, bias: Tensor, *, modality: str) -> Tensor:
         modality: for the message.
 
     Raises:
-        Obstacle: there is no such shift, as where f < d.
+        ObstacleError: there is no such shift, as where f < d.
     """
     shift = torch.linalg.lstsq(weight.double(), bias.double()[:, None], driver="gelsd").solution[:, 0]
     error = (weight.double() @ shift - bias.double()).abs().max()
     if error > 1e-9 * bias.abs().max():
-        raise Obstacle(
+        raise ObstacleError(
             f"the {modality} head has a bias, which open_clip's projection has not, and nothing before it has"
         )
     return shift.float()
@@ -99,13 +99,13 @@ def activation(name: str, where: str) -> tuple[bool, dict[str, Any]]:
     """transformers' ``hidden_act`` as open_clip's ``quick_gelu`` and further keys of a half's config.
 
     Raises:
-        Obstacle: open_clip's blocks know GELU alone.
+        ObstacleError: open_clip's blocks know GELU alone.
     """
     if name in ("gelu", "gelu_python", "quick_gelu"):
         return name == "quick_gelu", {}
     if name in _TANH_GELU:
         return False, {"act_kwargs": {"approximate": "tanh"}}
-    raise Obstacle(f"{where} has the activation {name!r}, and open_clip's blocks have GELU")
+    raise ObstacleError(f"{where} has the activation {name!r}, and open_clip's blocks have GELU")
 
 
 def block_sizes(config: Any) -> dict[str, Any]:

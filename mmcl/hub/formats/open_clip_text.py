@@ -14,7 +14,7 @@ from torch import Tensor
 from mmcl.hub.conversion.clip_names import clip_to_open_clip
 from mmcl.hub.formats.open_clip_half import (
     Half,
-    Obstacle,
+    ObstacleError,
     activation,
     bias_before,
     block_sizes,
@@ -39,7 +39,7 @@ def transformers_text_half(encoder: Encoder) -> Half:
     """A text encoder with a tower of transformers.
 
     Raises:
-        Obstacle: open_clip has no tower that computes the same.
+        ObstacleError: open_clip has no tower that computes the same.
     """
     from open_clip.hf_configs import arch_dict
 
@@ -47,10 +47,10 @@ def transformers_text_half(encoder: Encoder) -> Half:
     if config.model_type in ("clip_text_model", "siglip_text_model"):
         return _own(encoder)
     if getattr(config, OPTION, False):
-        raise Obstacle(f"{tower_name(encoder)} has a convolutional stem, and open_clip's has not")
+        raise ObstacleError(f"{tower_name(encoder)} has a convolutional stem, and open_clip's has not")
     kind = encoder.tower.spec["config"].get("model_type", config.model_type)
     if kind not in arch_dict:
-        raise Obstacle(
+        raise ObstacleError(
             f"{tower_name(encoder)} is none that open_clip has; it has CLIP's, SigLIP's, {', '.join(arch_dict)}"
         )
     return _of_transformers(encoder, arch_dict[kind]["config_names"]["width"])
@@ -61,7 +61,7 @@ def _own(encoder: Encoder) -> Half:
     tower, config = encoder.tower, encoder.tower.model.config
     siglip = config.model_type == "siglip_text_model"
     if encoder.pooling != "pooler":
-        raise Obstacle(
+        raise ObstacleError(
             f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip pools it by its own token"
         )
     weight, bias = linear_head(encoder)
@@ -91,7 +91,7 @@ def _own(encoder: Encoder) -> Half:
 
 def _siglip_tokens(encoder: Encoder) -> tuple[dict[str, Any], Any]:
     if encoder.tower.preprocessing.padding != "max_length":
-        raise Obstacle(f"{tower_name(encoder)} reads captions of many lengths, and open_clip pads them to one")
+        raise ObstacleError(f"{tower_name(encoder)} reads captions of many lengths, and open_clip pads them to one")
     return {"no_causal_mask": True, "pool_type": "last"}, encoder.tower.preprocessing.tokenizer
 
 
@@ -107,7 +107,7 @@ def _clip_tokens(encoder: Encoder) -> tuple[dict[str, Any], Any]:
         return {"pool_type": "eos", "eos_id": end}, tokenizer
     # Towers of before transformers 4.31 take the highest token.
     if max(tokenizer.get_vocab().values()) == tokenizer.pad_token_id != tokenizer.eos_token_id:
-        raise Obstacle(f"{tower_name(encoder)} pools the highest token, and that is its tokenizer's padding")
+        raise ObstacleError(f"{tower_name(encoder)} pools the highest token, and that is its tokenizer's padding")
     return {"pool_type": "argmax"}, tokenizer
 
 
@@ -131,15 +131,15 @@ def _of_transformers(encoder: Encoder, width_key: str) -> Half:
 
     tower = encoder.tower
     if encoder.pooling not in _POOLERS:
-        raise Obstacle(
+        raise ObstacleError(
             f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip pools by {', '.join(_POOLERS)}"
         )
     values = dict(tower.spec["config"])
     built = AutoConfig.for_model(values.pop("model_type"), **values)
     if built.to_dict().get("is_encoder_decoder") and encoder.pooling == "pooler":
-        raise Obstacle(f"{tower_name(encoder)} is the encoder of two, and open_clip builds those without a pooler")
+        raise ObstacleError(f"{tower_name(encoder)} is the encoder of two, and open_clip builds those without a pooler")
     if getattr(built, width_key) != tower.feature_dim:
-        raise Obstacle(f"{tower_name(encoder)} gives features of {tower.feature_dim} values, not its {width_key}")
+        raise ObstacleError(f"{tower_name(encoder)} gives features of {tower.feature_dim} values, not its {width_key}")
     weight, bias = linear_head(encoder)
     source = cpu_state(tower.model)
     state = {
@@ -172,7 +172,7 @@ def _last_norm(encoder: Encoder, source: dict[str, Tensor]) -> str:
     """The bias of the layer norm that a tower's tokens come out of, which takes a head's bias."""
     names = [name for name in source if re.fullmatch(r"encoder\.layer\.\d+\.output\.LayerNorm\.bias", name)]
     if encoder.pooling == "pooler" or not names:
-        raise Obstacle(f"the text head has a bias, and open_clip's projection behind {tower_name(encoder)} has none")
+        raise ObstacleError(f"the text head has a bias, and open_clip's projection behind {tower_name(encoder)} has none")
     return max(names, key=lambda name: int(name.split(".")[2]))
 
 
@@ -180,11 +180,11 @@ def _tower_config(config: Any, pad: int, where: str) -> dict[str, Any]:
     """A tower's ``config.json``, its padding token the tokenizer's: open_clip masks what equals it.
 
     Raises:
-        Obstacle: positions are counted from the config's padding token, and the tokenizer's is another.
+        ObstacleError: positions are counted from the config's padding token, and the tokenizer's is another.
     """
     if config.pad_token_id != pad:
         if "bert" not in config.model_type or "roberta" in config.model_type:
-            raise Obstacle(f"{where} has the padding token {config.pad_token_id}, and its tokenizer pads with {pad}")
+            raise ObstacleError(f"{where} has the padding token {config.pad_token_id}, and its tokenizer pads with {pad}")
         config.pad_token_id = pad
     values = config.to_diff_dict()
     values.pop("_name_or_path", None)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmcl.hub.formats.open_clip_half import Half, Obstacle, cpu_state, linear_head, square, tower_name
+from mmcl.hub.formats.open_clip_half import Half, ObstacleError, cpu_state, linear_head, square, tower_name
 from mmcl.models.encoder import Encoder
 from mmcl.models.heads import IdentityHead, MlpHead
 
@@ -25,7 +25,7 @@ def timm_half(encoder: Encoder) -> Half:
     """An image encoder with a tower of timm.
 
     Raises:
-        Obstacle: open_clip does not build that model, or has no such head.
+        ObstacleError: open_clip does not build that model, or has no such head.
     """
     tower = encoder.tower
     pool = _check_options(encoder)
@@ -34,7 +34,7 @@ def timm_half(encoder: Encoder) -> Half:
 
         normed = isinstance(tower.model, VisionTransformer) and isinstance(tower.model.fc_norm, nn.Identity)
         if not normed or encoder.pooling not in _VIT_POOLINGS:
-            raise Obstacle(
+            raise ObstacleError(
                 f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip has timm's own pooling"
             )
         pool = _VIT_POOLINGS[encoder.pooling]
@@ -53,7 +53,7 @@ def _check_options(encoder: Encoder) -> str:
     """The pooling that the tower's options name; '' for the model's own.
 
     Raises:
-        Obstacle: an option that changes the model.
+        ObstacleError: an option that changes the model.
     """
     import timm
 
@@ -66,7 +66,7 @@ def _check_options(encoder: Encoder) -> str:
         options.pop("img_size")
     if options:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise Obstacle(f"the image tower timm:{name} was built with {given}, and open_clip builds it without")
+        raise ObstacleError(f"the image tower timm:{name} was built with {given}, and open_clip builds it without")
     return pool
 
 
@@ -85,18 +85,18 @@ def _mlp(head: MlpHead) -> dict[str, Tensor]:
     A narrower one is filled up with zeros: a unit that is always 0 stays 0 under GELU.
 
     Raises:
-        Obstacle: more layers, wider ones, another activation or a layer norm.
+        ObstacleError: more layers, wider ones, another activation or a layer norm.
     """
     linear = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
     settings = head.settings
     wide = 2 * linear[-1].out_features
     if len(linear) != 2 or settings["activation"] != "gelu" or settings["norm"] == "layer":
-        raise Obstacle(
+        raise ObstacleError(
             f"the image head has hidden layers {settings['hidden_dims']} with activation {settings['activation']} and "
             f"norm {settings['norm']}; open_clip has one hidden layer with GELU"
         )
     if linear[0].out_features > wide:
-        raise Obstacle(
+        raise ObstacleError(
             f"the image head's hidden layer has {linear[0].out_features} units, and open_clip's at most {wide}"
         )
     first, second = cpu_state(linear[0]), cpu_state(linear[1])
@@ -119,10 +119,10 @@ def siglip_image_half(encoder: Encoder) -> Half:
     """An image encoder with SigLIP's tower of transformers, as the timm model that is the same net.
 
     Raises:
-        Obstacle: another pooling than SigLIP's own, or timm has no model of its sizes and activation.
+        ObstacleError: another pooling than SigLIP's own, or timm has no model of its sizes and activation.
     """
     if encoder.pooling != "pooler" or not getattr(encoder.tower.model, "use_head", True):
-        raise Obstacle(
+        raise ObstacleError(
             f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip pools SigLIP's as SigLIP does"
         )
     config = encoder.tower.model.config
@@ -160,7 +160,7 @@ def _siglip_name(encoder: Encoder, state: dict[str, Tensor]) -> str:
         if same and model.norm.eps == config.layer_norm_eps:
             return name
         other = f"; timm's {name} has its sizes, but another activation than {config.hidden_act}"
-    raise Obstacle(
+    raise ObstacleError(
         f"{tower_name(encoder)} needs a timm model with SigLIP's attention pooling, width {config.hidden_size}, "
         f"{config.num_hidden_layers} layers, patches of {config.patch_size} and images of {size[0]} pixels, and there is "
         f"none{other}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmcl.hub.conversion.clip_names import blocks_to_open_clip, clip_to_open_clip
 from mmcl.hub.formats.open_clip_half import (
     Half,
-    Obstacle,
+    ObstacleError,
     activation,
     bias_before,
     block_sizes,
@@ -52,7 +52,7 @@ def transformers_image_half(encoder: Encoder) -> Half:
     """An image encoder with a tower of transformers.
 
     Raises:
-        Obstacle: open_clip has no tower that computes the same.
+        ObstacleError: open_clip has no tower that computes the same.
     """
     config = encoder.tower.model.config
     if config.model_type == "siglip_vision_model":
@@ -60,12 +60,12 @@ def transformers_image_half(encoder: Encoder) -> Half:
 
         return siglip_image_half(encoder)
     if config.model_type not in ("clip_vision_model", "vit", "dinov2"):
-        raise Obstacle(
+        raise ObstacleError(
             f"{tower_name(encoder)} is none that open_clip has; it has CLIP's, ViT, DINOv2 without registers, and "
             f"timm's models"
         )
     if getattr(config, OPTION, False):
-        raise Obstacle(f"{tower_name(encoder)} has a convolutional stem, and open_clip's has not")
+        raise ObstacleError(f"{tower_name(encoder)} has a convolutional stem, and open_clip's has not")
     return _clip(encoder) if config.model_type == "clip_vision_model" else _vit(encoder)
 
 
@@ -87,7 +87,7 @@ def _config(encoder: Encoder, **further: Any) -> tuple[dict[str, Any], bool]:
 
 def _clip(encoder: Encoder) -> Half:
     if encoder.pooling != "pooler":
-        raise Obstacle(
+        raise ObstacleError(
             f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip pools CLIP's as CLIP does"
         )
     weight, bias = linear_head(encoder)
@@ -125,9 +125,9 @@ def _vit(encoder: Encoder) -> Half:
         pool_type = "tok"  # its pooler is the class token behind the layer norm
     if pool_type is None:
         own = "its own pooler, a dense layer and tanh" if encoder.pooling == "pooler" else repr(encoder.pooling)
-        raise Obstacle(f"{tower_name(encoder)} is pooled by {own}, and open_clip pools by 'cls' or 'mean'")
+        raise ObstacleError(f"{tower_name(encoder)} is pooled by {own}, and open_clip pools by 'cls' or 'mean'")
     if getattr(config, "use_swiglu_ffn", False):
-        raise Obstacle(f"{tower_name(encoder)} has SwiGLU blocks, and open_clip's have GELU")
+        raise ObstacleError(f"{tower_name(encoder)} has SwiGLU blocks, and open_clip's have GELU")
     source = cpu_state(tower.model)
     state = _embeddings(tower) | _blocks(source, config.num_hidden_layers)
     state["conv1.weight"] = source["embeddings.patch_embeddings.projection.weight"]

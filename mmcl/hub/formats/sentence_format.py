@@ -1,8 +1,8 @@
 """The `sentence-transformers` format: a folder that plain `SentenceTransformer(FOLDER)` opens, texts and images both.
 
 A model that transformers holds as one (CLIP, SigLIP, VisionTextDualEncoder) is that folder with a `Transformer` module
-for both modalities. Any other is a `Router` with a route for each: tower, pooling, head, norm. No pickle is written, and
-no class but the library's own is named.
+for both modalities. Any other is a `Router` with a route for each: tower, pooling, head, norm. No pickle is written,
+and no class but the library's own is named.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ BATCH = 32
 
 def _whole() -> Format:
     """transformers' format, which writes models that are one module."""
-    from mmcl.hub.formats.transformers_format import FORMAT as transformers
+    from mmcl.hub.formats import transformers_format
 
-    return transformers
+    return transformers_format.FORMAT
 
 
 def _obstacle(model: DualEncoder) -> str | None:
@@ -67,10 +67,8 @@ def _obstacle(model: DualEncoder) -> str | None:
 
 def _write(model: DualEncoder, folder: Path, options: ExportOptions) -> Sequence[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    if _whole().obstacle(model) is None:
-        notes = _write_one(model, folder, options)
-    else:
-        notes = _write_router(model, folder)
+    is_one = _whole().obstacle(model) is None
+    notes = _write_one(model, folder, options) if is_one else _write_router(model, folder)
     write_model_config(folder, model)
     return notes
 

@@ -37,7 +37,9 @@ def _timm_obstacle(encoder: Encoder) -> str | None:
     """timm's models keep their own pooling within transformers; its head may hold layers that mmcl leaves out."""
     tower = encoder.tower
     if encoder.pooling != "pooler" and tower.channels_last:
-        return "the image tower's tokens have their features last, which sentence-transformers takes for places; onnx takes it"
+        return (
+            "the image tower's tokens have their features last, which sentence-transformers cannot read; onnx takes it"
+        )
     training = tower.model.training
     tower.model.eval()
     try:

@@ -1,0 +1,149 @@
+"""How a model is used, as code that runs: in mmcl, transformers, open_clip, sentence-transformers and ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmcl.hub.card.facts import ModelFacts
+
+# Shown where the card has no picture of its own.
+CAPTIONS = ("a red square", "a photo of a dog", "a map of a city")
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the snippets are shown on.
+
+    Attributes:
+        file: a picture in the repository, such as ``assets/example.webp``; None: a red square is drawn.
+        captions: at least one.
+    """
+
+    file: str | None = None
+    captions: tuple[str, ...] = CAPTIONS
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Code for one library.
+
+    Attributes:
+        title: heading.
+        needs: what has to be installed, as pip takes it.
+        code: Python; it leaves cosines in ``scores``, (1, captions).
+        note: a sentence under it.
+    """
+
+    title: str
+    needs: str
+    code: str
+    note: str = ""
+
+
+def make_snippets(facts: ModelFacts, *, repo_id: str, formats: Sequence[str], example: Example) -> list[Snippet]:
+    """The snippets of everything that opens the repository.
+
+    Args:
+        facts: of the model; where plain transformers opens its folder there is a snippet for it.
+        repo_id: ``owner/name``.
+        formats: that lie in the repository beside mmcl's own.
+        example: a picture and captions.
+    """
+    snippets = [_mmcl(repo_id, example)]
+    if facts.obstacle is None or "transformers" in formats:
+        snippets.append(_transformers(facts, repo_id, example))
+    for name, make in (("open_clip", _open_clip), ("sentence-transformers", _sentence_transformers), ("onnx", _onnx)):
+        if name in formats:
+            snippets.append(make(repo_id, example))
+    return snippets
+
+
+def snippet_markdown(snippets: Sequence[Snippet]) -> str:
+    """The snippets under headings of the third level."""
+    blocks = []
+    for snippet in snippets:
+        needs = f"`pip install {snippet.needs}`" if snippet.needs else ""
+        blocks += [f"### {snippet.title}", needs, f"```python\n{snippet.code}```", snippet.note]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _start(repo_id: str, example: Example, imports: Sequence[str]) -> str:
+    """Imports, the picture and the captions."""
+    lines = [*imports]
+    if example.file is not None:
+        lines.append("from huggingface_hub import hf_hub_download")
+        picture = f'Image.open(hf_hub_download("{repo_id}", "{example.file}")).convert("RGB")'
+    else:
+        picture = 'Image.new("RGB", (224, 224), "red")'
+    lines.append("from PIL import Image")
+    modules = sorted(line for line in lines if line.startswith("import "))
+    names = sorted((line for line in lines if line.startswith("from ")), key=str.lower)
+    captions = ", ".join(json.dumps(caption, ensure_ascii=False) for caption in example.captions)
+    own = '  # yours: Image.open("picture.jpg").convert("RGB")'
+    return "\n".join([*modules, *names, "", f"image = {picture}{own}", f"captions = [{captions}]", ""])
+
+
+def _mmcl(repo_id: str, example: Example) -> Snippet:
+    code = f"""{_start(repo_id, example, ["import mmcl"])}
+model = mmcl.load("{repo_id}")
+scores = model.encode_image([image]) @ model.encode_text(captions).T  # cosines, (1, {len(example.captions)})
+for caption, share in zip(captions, (model.logit_scale * scores).softmax(-1)[0].tolist()):
+    print(f"{{share:.3f}} {{caption}}")
+"""
+    return Snippet("mmcl", "", code, "`encode_image` takes paths, PIL images, arrays and tensors.")
+
+
+def _transformers(facts: ModelFacts, repo_id: str, example: Example) -> Snippet:
+    imports = ["import torch", "from transformers import AutoImageProcessor, AutoModel, AutoTokenizer"]
+    padding = json.dumps(facts.padding) if facts.padding == "max_length" else "True"
+    length = f", max_length={facts.max_length}" if facts.max_length else ""
+    code = f"""{_start(repo_id, example, imports)}
+model = AutoModel.from_pretrained("{repo_id}").eval()
+tokenizer = AutoTokenizer.from_pretrained("{repo_id}")
+processor = AutoImageProcessor.from_pretrained("{repo_id}")
+texts = tokenizer(captions, padding={padding}, truncation=True{length}, return_tensors="pt")
+with torch.no_grad():
+    output = model(**texts, **processor(image, return_tensors="pt"))
+scores = output.image_embeds @ output.text_embeds.T
+print(scores)
+"""
+    return Snippet("transformers", "transformers torch torchvision pillow", code)
+
+
+def _open_clip(repo_id: str, example: Example) -> Snippet:
+    code = f"""{_start(repo_id, example, ["import open_clip", "import torch"])}
+model, preprocess = open_clip.create_model_from_pretrained("hf-hub:{repo_id}")
+tokenizer = open_clip.get_tokenizer("hf-hub:{repo_id}")
+model.eval()
+with torch.no_grad():
+    pictures = model.encode_image(preprocess(image)[None], normalize=True)
+    texts = model.encode_text(tokenizer(captions), normalize=True)
+scores = pictures @ texts.T
+print(scores)
+"""
+    return Snippet("open_clip", "open_clip_torch", code)
+
+
+def _sentence_transformers(repo_id: str, example: Example) -> Snippet:
+    imports = ["from sentence_transformers import SentenceTransformer"]
+    code = f"""{_start(repo_id, example, imports)}
+model = SentenceTransformer("{repo_id}")
+scores = model.encode([image]) @ model.encode(captions).T
+print(scores)
+"""
+    return Snippet("sentence-transformers", "sentence-transformers pillow", code)
+
+
+def _onnx(repo_id: str, example: Example) -> Snippet:
+    imports = ["from huggingface_hub import snapshot_download", "from mmcl.hub import OnnxEmbedder"]
+    code = f"""{_start(repo_id, example, imports)}
+folder = snapshot_download("{repo_id}", allow_patterns="onnx/*")
+model = OnnxEmbedder(f"{{folder}}/onnx")  # precision="int8": smaller and quicker, a little less exact
+scores = model.encode_image([image]) @ model.encode_text(captions).T
+print(scores)
+"""
+    return Snippet(
+        "ONNX, without torch", "", code, "The two graphs, `onnx/image.onnx` and `onnx/text.onnx`, run in any ONNX runtime."
+    )

@@ -1,0 +1,130 @@
+"""open_clip's tokenizers as tokenizers of transformers, in one ``tokenizer.json`` that needs no download.
+
+open_clip cleans captions before it tokenizes them: ftfy mends the text, HTML entities are resolved twice, white space is
+joined, and letters are made small or punctuation removed. A ``tokenizer.json`` holds replacements, not programs: what
+is common is replaced as open_clip does it (the entities of Latin letters and of punctuation, curly quotes, ligatures),
+what is rare is not (see ``CLEANING_NOTE``).
+"""
+
+from __future__ import annotations
+
+import html
+import string
+from html.entities import name2codepoint
+from typing import Any
+
+from mmcl.hub.conversion.fitting import DoesNotFit
+from mmcl.models.text_preprocessing import OpenClipText
+
+CLEANING_NOTE = (
+    "The tokenizer gives open_clip's tokens, but for captions that only ftfy mends (wrongly decoded letters, full-width "
+    "letters), rare HTML entities and Greek words that are all in capitals."
+)
+# open_clip's names of the two tokens -> those of every CLIP tokenizer in transformers.
+_SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+_NUMBERS = (34, 39, 60, 62, 160, 8211, 8212, 8216, 8217, 8220, 8221, 8230)
+_LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
+
+
+def transformers_tokenizer(preprocessing: OpenClipText) -> Any:
+    """A tokenizer of transformers that gives the tokens of an open_clip tokenizer, the end token in the place of zeros.
+
+    Args:
+        preprocessing: of an open_clip text tower.
+
+    Returns:
+        A ``PreTrainedTokenizerFast`` that cuts at ``preprocessing.max_length`` and gives ``input_ids`` alone.
+
+    Raises:
+        DoesNotFit: the tokenizer does what a ``tokenizer.json`` cannot say.
+    """
+    import open_clip
+
+    source = preprocessing.tokenizer
+    if isinstance(source, open_clip.SimpleTokenizer):
+        tokenizer = _simple(source)
+    elif isinstance(source, open_clip.HFTokenizer):
+        tokenizer = _hugging_face(source)
+    else:
+        raise DoesNotFit(f"open_clip's {type(source).__name__} is no tokenizer that transformers can be given")
+    tokenizer.model_max_length = preprocessing.max_length
+    tokenizer.model_input_names = ["input_ids"]
+    return tokenizer
+
+
+def _simple(source: Any) -> Any:
+    """CLIP's own byte pairs."""
+    from tokenizers import decoders
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+
+    if source.reduction_fn is not None:
+        raise DoesNotFit("the tokenizer shortens captions by a reduction_mask, where transformers cuts them off")
+    if len(source.all_special_ids) > 2:
+        raise DoesNotFit("the tokenizer has special tokens besides the start and the end of a text")
+    cleaning = _cleaning(source.clean_fn)
+    if not any(type(step).__name__ == "Lowercase" for step in cleaning):
+        raise DoesNotFit("the tokenizer keeps capitals, which CLIP's vocabulary is not made for")
+    vocab = {_SPECIAL.get(token, token): number for token, number in source.encoder.items()}
+    backend = CLIPTokenizer(vocab=vocab, merges=list(source.bpe_ranks)).backend_tokenizer
+    _clean_first(backend, cleaning)
+    backend.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+    )
+    begin, end = _SPECIAL.values()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=begin, eos_token=end, pad_token=end, unk_token=end
+    )
+
+
+def _hugging_face(source: Any) -> Any:
+    """A tokenizer of transformers that open_clip cleans captions for."""
+    from transformers import PreTrainedTokenizerFast
+
+    if source.tokenizer_mode or source.strip_sep_token:
+        raise DoesNotFit("open_clip changes the tokens of its tokenizer (tokenizer_mode or strip_sep_token)")
+    own = source.tokenizer
+    if getattr(own, "backend_tokenizer", None) is None:
+        raise DoesNotFit(f"its tokenizer, a {type(own).__name__}, is none that is kept in one tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=own.backend_tokenizer, padding_side=own.padding_side, **own.special_tokens_map
+    )
+    _clean_first(tokenizer.backend_tokenizer, _cleaning(source.clean_fn))
+    return tokenizer
+
+
+def _clean_first(backend: Any, cleaning: list[Any]) -> None:
+    from tokenizers import normalizers
+
+    own = [backend.normalizer] if backend.normalizer is not None else []
+    backend.normalizer = normalizers.Sequence([*cleaning, *own])
+
+
+def _cleaning(clean: Any) -> list[Any]:
+    """What open_clip does to a caption before its tokenizer, as normalizers.
+
+    Raises:
+        DoesNotFit: a cleaning of somebody's own.
+    """
+    from open_clip import tokenizer
+    from tokenizers import Regex, normalizers
+
+    replace = normalizers.Replace
+    steps = [replace(entity, character) for entity, character in _entities()]
+    steps += [replace(Regex("[‘’‚‛]"), "'"), replace(Regex("[“”„‟]"), '"')]
+    steps += [replace(ligature, letters) for ligature, letters in _LIGATURES.items()]
+    if clean is tokenizer.get_clean_fn("canonicalize"):
+        marks = "".join(f"\\{mark}" for mark in string.punctuation)
+        steps += [replace("_", " "), replace(Regex(f"[{marks}]"), ""), normalizers.Lowercase()]
+    elif clean is tokenizer.get_clean_fn("lower"):
+        steps += [normalizers.Lowercase()]
+    elif clean is not tokenizer.get_clean_fn("whitespace"):
+        raise DoesNotFit("the tokenizer cleans captions in a way that is not open_clip's own")
+    return [*steps, replace(Regex(r"\s+"), " "), normalizers.Strip()]
+
+
+def _entities() -> list[tuple[str, str]]:
+    """Entities of Latin letters and of punctuation; the ampersand's before all, for entities that are escaped again."""
+    names = [name for name, code in name2codepoint.items() if name != "amp" and (code < 256 or 0x2000 <= code < 0x2123)]
+    written = ["&amp;", "&amp;", "&#38;", *(f"&{name};" for name in names), "&apos;", "&#039;", "&#x27;"]
+    written += [f"&#{number};" for number in _NUMBERS]
+    return [(entity, html.unescape(entity)) for entity in written]

@@ -1,0 +1,332 @@
+"""The export format `open_clip`: `open_clip_config.json` and weights that plain open_clip opens, from a folder or the Hub.
+
+The config names no file of the machine it was written on. A text tower that open_clip builds with transformers is found
+by the name of a repository, so that such a model is exported for one (``ExportOptions.repo_id``): the tower's config and
+tokenizer lie in the folder, and the name is the repository's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmcl.errors import ConfigError
+from mmcl.hub.formats.format import ExportOptions, Format, Opened
+from mmcl.hub.formats.open_clip_half import Half, ObstacleError
+from mmcl.models.dual_encoder import DualEncoder
+from mmcl.models.encoder import Encoder
+from mmcl.models.open_clip_folder import CONFIG, opened_alone
+from mmcl.models.open_clip_tower import own_logging
+from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.transformers_loading import first_line, quiet_transformers
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+WEIGHTS = "open_clip_model.safetensors"
+# Stands for the repository's id in a folder that was written for none.
+PLACEHOLDER = "owner/name"
+_BATCH = 64
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Ids of before owners: bert-base-uncased, roberta-base, xlm-roberta-base.
+_OLD_ID = re.compile(r"(bert|roberta|xlm-roberta)-[\w.-]+")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A model in open_clip's words, as yet without the name under which its text tower is found."""
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    text: Half
+    notes: tuple[str, ...]
+
+
+def _image_half(encoder: Encoder) -> Half:
+    family = encoder.tower.spec["family"]
+    if family == "open_clip":
+        from mmcl.hub.formats.open_clip_own import open_clip_image_half
+
+        return open_clip_image_half(encoder)
+    if family == "timm":
+        from mmcl.hub.formats.open_clip_timm import timm_half
+
+        return timm_half(encoder)
+    from mmcl.hub.formats.open_clip_vision import transformers_image_half
+
+    return transformers_image_half(encoder)
+
+
+def _text_half(encoder: Encoder) -> Half:
+    if encoder.tower.spec["family"] == "open_clip":
+        from mmcl.hub.formats.open_clip_own import open_clip_text_half
+
+        return open_clip_text_half(encoder)
+    from mmcl.hub.formats.open_clip_text import transformers_text_half
+
+    return transformers_text_half(encoder)
+
+
+@torch.no_grad()
+def _prepare(model: DualEncoder) -> _Prepared:
+    """A model as open_clip's config and weights.
+
+    Raises:
+        ObstacleError: open_clip cannot say it.
+    """
+    image, text = _image_half(model.image), _text_half(model.text)
+    activations = {half.quick_gelu for half in (image, text)} - {None}
+    if len(activations) > 1:
+        raise ObstacleError("one tower has GELU and the other QuickGELU, and open_clip has one of them for both")
+    config = {
+        "embed_dim": model.embedding_dim,
+        "vision_cfg": image.config,
+        "text_cfg": text.config,
+        "quick_gelu": activations == {True},
+        "custom_text": True,
+    }
+    state = {f"visual.{name}": value for name, value in image.state.items()}
+    state |= {f"text.{name}": value for name, value in text.state.items()}
+    state["logit_scale"] = model.log_logit_scale.reshape(())
+    if model.logit_bias is not None:
+        config["init_logit_bias"] = float(model.logit_bias.item())
+        state["logit_bias"] = model.logit_bias.reshape(())
+    # Copies: safetensors writes no tensor twice, and none that is a view of another.
+    state = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    return _Prepared(config, state, text, image.notes + text.notes)
+
+
+def _check(prepared: _Prepared) -> None:
+    """That open_clip builds these weights from this config.
+
+    Raises:
+        ObstacleError: names or shapes differ.
+    """
+    import open_clip
+
+    config = json.loads(json.dumps(prepared.config))
+    try:
+        with own_logging(), quiet_transformers(), torch.random.fork_rng(devices=[]):
+            if prepared.text.tower_config is not None:
+                text = _build_text(prepared.text, config["text_cfg"], config["embed_dim"])
+                config["text_cfg"] = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 0}
+            with torch.device("meta"):
+                built = open_clip.CustomTextCLIP(**config)
+            if prepared.text.tower_config is not None:
+                built.text = text
+    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
+        raise ObstacleError(f"open_clip does not build the towers ({first_line(error)})") from error
+    wanted = {name: tuple(value.shape) for name, value in built.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in prepared.state.items()}
+    differ = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if differ:
+        side = "image" if differ[0].startswith("visual.") else "text"
+        raise ObstacleError(
+            f"open_clip builds another {side} tower than the model's: {len(differ)} weights differ "
+            f"({differ[0]}: {found.get(differ[0])}, open_clip has {wanted.get(differ[0])})"
+        )
+
+
+def _build_text(text: Half, config: dict[str, Any], embedding_dim: int) -> Any:
+    """open_clip's text tower around a transformers config, without memory for weights."""
+    import tempfile
+
+    from open_clip.hf_model import HFTextEncoder
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(text.tower_config), encoding="utf-8")
+        with torch.device("meta"):
+            return HFTextEncoder(
+                folder,
+                embedding_dim,
+                pooler_type=config["hf_pooler_type"],
+                proj_type=config["hf_proj_type"],
+                pretrained=False,
+            )
+
+
+def _obstacle(model: DualEncoder) -> str | None:
+    try:
+        _check(_prepare(model))
+    except ObstacleError as error:
+        return f"{error}; onnx holds it, and sentence-transformers may"
+    return None
+
+
+def _preprocess(preprocessing: ImagePreprocessing) -> tuple[dict[str, Any], list[str]]:
+    """``preprocess_cfg``, and what of a preprocessing it cannot say."""
+    size, resize_to = preprocessing.size, preprocessing.resize_to
+    keeps_aspect = isinstance(resize_to, int) and size[0] == size[1]
+    mode = "shortest" if keeps_aspect else "squash"
+    edges = (resize_to, resize_to) if isinstance(resize_to, int) else resize_to
+    notes = []
+    if keeps_aspect and resize_to != size[0]:
+        notes.append(
+            f"open_clip cannot resize to {resize_to} pixels and cut {size[0]} out: its transform resizes to {size[0]}, so "
+            f"that images keep a rim which the source model does not see"
+        )
+    elif edges != size or (isinstance(resize_to, int) and not keeps_aspect):
+        notes.append(f"open_clip's transform squashes images to {size}; the source model resizes to {resize_to} first")
+    interpolation = preprocessing.interpolation
+    if interpolation not in ("bicubic", "bilinear"):
+        notes.append(f"open_clip's transform resizes bicubically, the source model by {interpolation}")
+        interpolation = "bicubic"
+    values = {"size": list(size), "mode": "RGB", "mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+    return values | {"interpolation": interpolation, "resize_mode": mode}, notes
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a tower's name is one that the Hub knows as far as can be told from here: no folder, no placeholder."""
+    if not name or name == PLACEHOLDER or os.path.exists(name) or name.startswith("runs/"):
+        return False
+    return bool(_HUB_ID.fullmatch(name) or _OLD_ID.fullmatch(name))
+
+
+def _tower_id(model: DualEncoder, text: Half) -> str | None:
+    """The Hub id whose config is the text tower's; None where none is known to be."""
+    if not is_hub_id(text.tower_id) or model.image.tower.spec["name"] == text.tower_id:
+        return None  # the name of a model with two towers leads to the config of both
+    return text.tower_id
+
+
+def _name_sources(
+    model: DualEncoder, text: Half, options: ExportOptions
+) -> tuple[dict[str, str], list[str]]:
+    """``hf_model_name`` and ``hf_tokenizer_name`` as far as the text half needs them, and what must be known of them.
+
+    Raises:
+        ConfigError: the folder is another model's too, and the text tower's config cannot be found elsewhere.
+    """
+    names: dict[str, str] = {}
+    notes: list[str] = []
+    own = _tower_id(model, text)
+    if text.tokenizer is not None:
+        names["hf_tokenizer_name"] = options.repo_id or own or PLACEHOLDER
+    if text.tower_config is not None:
+        if options.combined and own is None:
+            raise ConfigError(
+                "format open_clip: open_clip reads the text tower's config from the config.json of a repository, and in "
+                "this one that file is the whole model's; export open_clip to a folder of its own and push it as a "
+                "repository of its own"
+            )
+        names["hf_model_name"] = (None if options.combined else options.repo_id) or own or PLACEHOLDER
+        if names["hf_model_name"] == own:
+            notes.append(f"open_clip reads the text tower's config from the Hub: {own}")
+        else:
+            notes.append(
+                "the text tower's config lies in the folder: it was opened from there, as the Hub will answer; plain "
+                "open_clip finds it once the folder is pushed"
+            )
+    if PLACEHOLDER in names.values():
+        notes.append(
+            f"the config names {PLACEHOLDER!r} where the repository's id belongs: export with --repo-id OWNER/NAME before "
+            f"pushing it, or plain open_clip cannot find the text tower's files"
+        )
+    return names, notes
+
+
+def _write(model: DualEncoder, folder: Path, options: ExportOptions) -> Sequence[str]:
+    from safetensors.torch import save_file
+
+    prepared = _prepare(model)
+    names, notes = _name_sources(model, prepared.text, options)
+    preprocess, of_images = _preprocess(model.image.tower.preprocessing)
+    text_config = prepared.config["text_cfg"] | names
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)  # gone first and written last: a folder that holds it is complete
+    save_file(prepared.state, folder / WEIGHTS, metadata={"format": "pt"})
+    if prepared.text.tokenizer is not None:
+        _save_tokenizer(prepared.text.tokenizer, folder, combined=options.combined)
+    if prepared.text.tower_config is not None and not options.combined:
+        _write_json(folder / "config.json", prepared.text.tower_config)
+    content = {"model_cfg": prepared.config | {"text_cfg": text_config}, "preprocess_cfg": preprocess}
+    _write_json(folder / CONFIG, content)
+    return [*notes, *of_images, *prepared.notes]
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path, *, combined: bool) -> None:
+    path = folder / "tokenizer_config.json"
+    if combined and path.is_file():
+        return  # the model's own, which is the same
+    tokenizer.save_pretrained(str(folder))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.pop("name_or_path", None) is not None:  # where it was loaded from
+        _write_json(path, values)
+
+
+class OpenClipModel:
+    """A folder as plain open_clip opens it; see ``Opened``."""
+
+    def __init__(self, folder: Path) -> None:
+        import open_clip
+
+        with own_logging(), quiet_transformers(), torch.random.fork_rng(devices=[]), opened_alone(folder) as alone:
+            try:
+                made = open_clip.create_model_and_transforms(f"local-dir:{alone}")
+                self.tokenizer = open_clip.get_tokenizer(f"local-dir:{alone}")
+            except Exception as error:  # safetensors, torch, timm and transformers raise many kinds
+                raise ConfigError(f"{folder}: open_clip cannot open it ({first_line(error)})") from error
+        self.model, self.transform = made[0].eval(), made[2]
+
+    def reads_as(self, text: str) -> str:
+        """A caption as the tokenizer mends it before it splits it; it embeds as this does."""
+        return self.tokenizer.clean_fn(text)
+
+    @torch.no_grad()
+    def _batches(self, count: int, embed: Callable[[slice], Tensor]) -> Tensor:
+        rows = [embed(slice(start, start + _BATCH)) for start in range(0, count, _BATCH)]
+        return torch.cat(rows).float() if rows else torch.empty(0, self._dim)
+
+    @property
+    def _dim(self) -> int:
+        return self.model.text.output_dim
+
+    def embed_pixels(self, pixel_values: Tensor) -> Tensor:
+        """See ``Opened``."""
+        return self._batches(
+            len(pixel_values), lambda rows: self.model.encode_image(pixel_values[rows], normalize=True)
+        )
+
+    def embed_images(self, images: Sequence[Image]) -> Tensor:
+        """See ``Opened``."""
+        if not len(images):
+            return torch.empty(0, self._dim)
+
+        def embed(rows: slice) -> Tensor:
+            return self.embed_pixels(torch.stack([self.transform(image) for image in images[rows]]))
+
+        return self._batches(len(images), embed)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """See ``Opened``."""
+        listed = list(texts)
+        return self._batches(
+            len(listed), lambda rows: self.model.encode_text(self.tokenizer(listed[rows]), normalize=True)
+        )
+
+
+def _open(folder: Path, options: ExportOptions) -> Mapping[str, Opened]:
+    return {"": OpenClipModel(Path(folder))}
+
+
+FORMAT = Format(
+    name="open_clip",
+    obstacle=_obstacle,
+    write=_write,
+    open=_open,
+    tolerances={"": 1e-5},
+    reference=lambda folder: f"open_clip:{folder}",
+    needs=(CONFIG, WEIGHTS),
+)
