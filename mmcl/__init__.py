@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "load", "train"]
+__all__ = ["DualEncoder", "__version__", "evaluate", "load", "train"]
 
 if TYPE_CHECKING:
     from mmcl.build import evaluate, train
     from mmcl.embedder import load
+    from mmcl.models.dual_encoder import DualEncoder
 
-_HOMES = {"load": "mmcl.embedder", "train": "mmcl.build", "evaluate": "mmcl.build"}
+_HOMES = {
+    "DualEncoder": "mmcl.models.dual_encoder",
+    "evaluate": "mmcl.build",
+    "load": "mmcl.embedder",
+    "train": "mmcl.build",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,9 @@ from pathlib import Path
 from mmcl import data as data_sources
 from mmcl.data.sources.tables.tables import TABLE_SUFFIXES
 from mmcl.errors import ConfigError
+from mmcl.models.kinds import MARKS
 from mmcl.models.open_clip_tower import read_open_clip_config
-from mmcl.models.references import parse_tower, resolve_path
+from mmcl.models.references import HUB_PREFIX, parse_tower, resolve_path
 from mmcl.models.saving import DESCRIPTION
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?(\?config=[\w.-]+)?")
@@ -33,14 +34,16 @@ def named(text: str) -> tuple[str, str]:
 def model_folder(reference: str) -> Path | None:
     """The folder whose files are a model; None where the reference names no local folder that holds one."""
     path = reference
-    for prefix in ("open_clip:", "sentence-transformers:"):
+    for prefix in ("open_clip:", "sentence-transformers:", "onnx:"):
         path = path.removeprefix(prefix)
+    if reference.startswith("onnx:"):
+        path = path.removesuffix("/int8").removesuffix("/fp32")
     folder = Path(os.path.expanduser(resolve_path(path)))
     if not folder.is_dir():
         return None
     if (folder / "model" / DESCRIPTION).is_file():
         return folder / "model"
-    if path != reference or (folder / DESCRIPTION).is_file() or (folder / "config.json").is_file():
+    if path != reference or any((folder / mark).is_file() for mark in MARKS):
         return folder
     return None
 
@@ -58,13 +61,14 @@ def check_model(reference: str) -> None:
     elif reference == "tiny" or reference.startswith("timm:"):
         raise ConfigError(f"{reference!r} is a tower, not a model of images and texts")
     elif reference.startswith("open_clip:"):
-        read_open_clip_config(parse_tower(reference).name)
-    elif reference.startswith("sentence-transformers:"):
-        resolve_path(reference.removeprefix("sentence-transformers:"))
+        if not parse_tower(reference).name.startswith(HUB_PREFIX):
+            read_open_clip_config(parse_tower(reference).name)
+    elif reference.startswith(("sentence-transformers:", "onnx:")):
+        resolve_path(reference.partition(":")[2])
     elif model_folder(reference) is None:
         path = Path(os.path.expanduser(resolve_path(reference)))
         if path.is_dir():
-            raise ConfigError(f"{path} holds no model: neither {DESCRIPTION} nor config.json, here or in model/")
+            raise ConfigError(f"{path} holds no model: none of {', '.join(MARKS)}, here or in model/")
         if path.exists() or not _may_be_on_the_hub(reference):
             what = "a file, no model" if path.exists() else "not there"
             raise ConfigError(f"the model {reference!r} is {what} (looked for the folder {path.absolute()})")

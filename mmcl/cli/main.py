@@ -14,6 +14,8 @@ from mmcl.cli.data import app as data_app
 from mmcl.cli.evaluate import app as eval_app
 from mmcl.cli.export import export
 from mmcl.cli.memory import keep_freed_memory
+from mmcl.cli.merge import app as merge_app
+from mmcl.cli.push import push
 from mmcl.cli.recipes import app as recipes_app
 from mmcl.cli.shrink import app as shrink_app
 from mmcl.cli.train import train
@@ -29,8 +31,10 @@ app = typer.Typer(
 app.command("train", no_args_is_help=True)(train)
 app.add_typer(eval_app, name="eval")
 app.command("export", no_args_is_help=True)(export)
+app.command("push", no_args_is_help=True)(push)
 app.add_typer(data_app, name="data")
 app.add_typer(shrink_app, name="shrink")
+app.add_typer(merge_app, name="merge")
 app.add_typer(recipes_app, name="recipes")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,112 @@ class DualEncoder(nn.Module):
     def clamp_logit_scale(self) -> None:
         """Bring the scale back to its ceiling after an optimizer step."""
         self.log_logit_scale.clamp_(max=math.log(self.logit_scale_max))
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write the model as a folder that ``mmcl.load`` reads, and transformers too where it can hold the model.
+
+        The arguments are those of huggingface_hub's ``ModelHubMixin``.
+
+        Args:
+            save_directory: made when missing.
+            repo_id: where to push; default the owner who is logged in, and the folder's name.
+            push_to_hub: push as well.
+            push_to_hub_kwargs: arguments of ``push_to_hub``.
+
+        Returns:
+            The commit's address; None where nothing was pushed.
+
+        Raises:
+            ConfigError: the folder cannot be written, or the push does not succeed.
+        """
+        from mmcl.models.publishing import save_model
+
+        folder = save_model(self, save_directory)
+        return self.push_to_hub(repo_id or folder.resolve().name, **push_to_hub_kwargs) if push_to_hub else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> DualEncoder:
+        """Open any MODEL with two towers: a run or model folder, a Hub id, ``open_clip:ARCH`` ...
+
+        The arguments are those of huggingface_hub's ``ModelHubMixin``; all but the first concern Hub ids alone.
+
+        Args:
+            pretrained_model_name_or_path: the MODEL.
+            revision: branch, tag or commit; None for ``main``.
+            token: to log in with; None for the one that ``hf auth login`` or ``HF_TOKEN`` left, False for none.
+            cache_dir: another cache than the Hub's own.
+            force_download: fetch files again.
+            local_files_only: take only what was fetched before.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            ConfigError: there is no such model, or it cannot be reached or read.
+
+        Example:
+            >>> model = DualEncoder.from_pretrained("owner/name")     # doctest: +SKIP
+        """
+        from mmcl.models.publishing import open_model
+
+        return open_model(
+            pretrained_model_name_or_path, revision=revision, token=token, cache_dir=cache_dir,
+            force_download=force_download, local_files_only=local_files_only,
+        )  # fmt: skip
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push model",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Push the model with a short card to a repository of the Hub, in one commit.
+
+        A run says more with ``mmcl push``: its card has figures, pictures and the recipe. The arguments are those of
+        huggingface_hub's ``ModelHubMixin``.
+
+        Args:
+            repo_id: ``owner/name``, or a name of one's own; made where it is missing.
+            commit_message: the commit's.
+            private: whether a repository that is made is private; None for the owner's default.
+            token: to log in with; None for the one that ``hf auth login`` or ``HF_TOKEN`` left.
+            branch: made where it is missing; None for ``main``.
+            create_pr: open a pull request in place of changing the branch.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ConfigError: the Hub does not let it happen; one sentence says what to do.
+
+        Example:
+            >>> model.push_to_hub("owner/name", private=True)         # doctest: +SKIP
+        """
+        from mmcl.models.publishing import push_model
+
+        return push_model(
+            self, repo_id, message=commit_message, private=private, token=token, branch=branch, create_pr=create_pr
+        )
 
     def num_parameters(self, *, trainable: bool = False) -> int:
         """How many values the model holds, or trains."""

@@ -15,6 +15,8 @@ Kind = Literal["mmcl", "onnx", "transformers", "open_clip", "sentence-transforme
 
 MMCL, ONNX, TRANSFORMERS = "mmcl.json", "mmcl_onnx.json", "config.json"
 OPEN_CLIP, SENTENCE_TRANSFORMERS = "open_clip_config.json", "modules.json"
+# The files that tell what a folder holds, the first one found is meant.
+MARKS = (MMCL, ONNX, TRANSFORMERS, OPEN_CLIP, SENTENCE_TRANSFORMERS, f"onnx/{ONNX}")
 
 # What weights end in that mmcl does not read: pickles, and what may hold one.
 PICKLES = (*PICKLE_SUFFIXES, ".h5", ".msgpack")
@@ -101,7 +103,7 @@ def no_model(files: ModelFiles) -> ConfigError:
     """The error of files that are no model with an image and a text tower: what was looked for, and what is there."""
     names = files.names()
     what = _what_it_is(files, set(names))
-    top = [name for name in names if "/" not in name]
+    top = [name for name in names if "/" not in name and not name.startswith(".")]
     shown = ", ".join(top[:8]) + (f" and {len(top) - 8} more" if len(top) > 8 else "")
     folders = sorted({PurePosixPath(name).parts[0] for name in names if "/" in name})
     inside = f"; folders {', '.join(folders[:4])}" if folders else ""
@@ -122,18 +124,17 @@ def _what_it_is(files: ModelFiles, names: Collection[str]) -> str:
         return "; it is a diffusers pipeline, which makes images and embeds none"
     if any(name.endswith(".gguf") for name in names):
         return "; it is a GGUF model, whose quantised weights mmcl does not read: name the model it was made of"
-    if "config.yaml" in names:
-        return "; it holds a run that has not saved a model yet"
     if TRANSFORMERS in names:
         config = files.read(TRANSFORMERS)
         kind = config.get("model_type") if isinstance(config, dict) else None
         if isinstance(config, dict) and "vision_config" in config:
             return f"; it is a {kind} model, which writes text about images and has no embeddings of both"
         if kind:
+            side = "image" if "preprocessor_config.json" in names else "text"
             return (
                 f"; it is a {kind} model: it has not both an image and a text tower. As a tower of a new model, name "
-                f"it in a recipe: model.text.name={files.name} or model.image.name={files.name}"
+                f"it in a recipe: model.{side}.name={files.name}"
             )
         if isinstance(config, dict) and "architecture" in config:
             return f"; it is a timm model: model.image.name=timm:{config['architecture']}"
-    return ""
+    return "; it holds a run that has not saved a model yet" if "config.yaml" in names else ""

@@ -22,7 +22,7 @@ from mmcl.models.kinds import (
     find_kinds,
     no_model,
 )
-from mmcl.models.references import parse_tower, resolve_path
+from mmcl.models.references import HUB_PREFIX, parse_tower, resolve_path
 from mmcl.models.security import check_links, check_model, only_pickles
 from mmcl.models.transformers_loading import parse_json
 
@@ -115,12 +115,10 @@ def locate(reference: str | Path, *, revision: str | None = None, token: str | N
         if last in _ONNX_PRECISIONS and not os.path.isdir(rest):
             found = _locate(folder, reference, revision, token, kind=forced, mark=mark)
             return _replaced(found, precision=cast(Literal["fp32", "int8"], last))
-    if prefix == "open_clip:" and not rest.startswith("hf-hub:") and not os.path.isdir(rest):
+    if prefix == "open_clip:" and not rest.startswith(HUB_PREFIX) and not os.path.isdir(rest):
         named = parse_tower(reference)
-        return LocatedModel(
-            reference, "open_clip", None, architecture=named.name, checkpoint=named.checkpoint
-        )
-    return _locate(rest.removeprefix("hf-hub:"), reference, revision, token, kind=forced, mark=mark)
+        return LocatedModel(reference, "open_clip", None, architecture=named.name, checkpoint=named.checkpoint)
+    return _locate(rest.removeprefix(HUB_PREFIX), reference, revision, token, kind=forced, mark=mark)
 
 
 def _replaced(found: LocatedModel, **values: Any) -> LocatedModel:
@@ -191,7 +189,9 @@ def _choose(files: ModelFiles, kind: Kind | None, mark: str) -> tuple[Kind, str]
     elif mark not in names and not (kind == "onnx" and f"onnx/{ONNX}" in names):
         if kind == "sentence-transformers" and "config.json" in names:
             return kind, ""  # the library makes a mean of any text model's tokens
-        raise ConfigError(f"{kind}:{files.name}: there is no {mark}; there is {', '.join(sorted(names)[:6]) or 'no file'}")
+        raise ConfigError(
+            f"{kind}:{files.name}: there is no {mark}; there is {', '.join(sorted(names)[:6]) or 'no file'}"
+        )
     return kind, "onnx" if kind == "onnx" and ONNX not in names else ""
 
 

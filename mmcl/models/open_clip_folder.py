@@ -1,7 +1,7 @@
 """open_clip's folders whose text tower is transformers': opened without the Hub.
 
-open_clip builds such a tower from the config that ``hf_model_name`` leads to, a Hub id, also where the folder holds that
-config itself.
+open_clip builds such a tower from the config that ``hf_model_name`` leads to, a Hub id, also where the folder holds
+that config itself.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from typing import Any
 from mmcl.models.transformers_loading import parse_json
 
 CONFIG = "open_clip_config.json"
+# Beside open_clip's keys: what mmcl knows of a model and open_clip's keys cannot say.
+OWN_KEY = "mmcl"
 TOWER_FOLDER = "text_tower"
 
 
 def own_text_config(folder: str | Path) -> dict[str, Any] | None:
     """The transformers config of the text tower that a folder itself holds; None where it holds none.
 
-    Looked for as ``config.json``, as the text half of a ``config.json`` with two towers, and in ``mmcl.json``.
+    Looked for as ``config.json``, as the text half of a ``config.json`` with two towers, and where mmcl keeps it.
     """
     found: Any = None
+    kept = Path(folder) / "open_clip_text" / "config.json"
     if (path := Path(folder) / "config.json").is_file():
         whole = parse_json(path)
         found = whole.get("text_config") if "text_config" in whole else whole
     elif (path := Path(folder) / "mmcl.json").is_file():
         tower = parse_json(path).get("text", {}).get("tower", {})
         found = tower.get("config") if tower.get("family") == "transformers" else None
+        found = parse_json(kept) if found is None and kept.is_file() else found
     return found if isinstance(found, dict) and "model_type" in found else None
 
 

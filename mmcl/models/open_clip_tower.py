@@ -6,20 +6,23 @@ import difflib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mmcl.errors import ConfigError
+from mmcl.models.open_clip_folder import CONFIG, OWN_KEY, opened_alone
 from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.models.text_preprocessing import OpenClipText
 from mmcl.models.tower import Tower, TowerOutput
 from mmcl.models.transformers_loading import first_line, parse_json
 
-CONFIG = "open_clip_config.json"
+# A text half that is not asked for, in place of one that would be built with transformers.
+NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 
 
 class OpenClipTower(Tower):
@@ -31,6 +34,9 @@ class OpenClipTower(Tower):
         preprocessing: see ``Tower``.
         name: open_clip's name, or a folder.
         config: open_clip's ``model_cfg``.
+
+    Attributes:
+        text_config: the transformers config of a text tower that open_clip builds with transformers; else None.
     """
 
     def __init__(self, model: Any, modality: str, preprocessing: Any, *, name: str, config: dict[str, Any]) -> None:
@@ -39,6 +45,10 @@ class OpenClipTower(Tower):
         self.feature_dim = config["embed_dim"]
         self.poolings, self.default_pooling = ("pooler",), "pooler"
         self.spec = {"family": "open_clip", "name": name, "config": config}
+        self.text_config = None
+        if modality == "text" and config["text_cfg"].get("hf_model_name"):
+            self.text_config = model.config.to_diff_dict()
+            self.text_config.pop("_name_or_path", None)  # where it was read from
 
     def forward(self, **inputs: Tensor) -> TowerOutput:
         """pixel_values (b, 3, h, w), or input_ids (b, t) -> features (b, f)."""
@@ -47,16 +57,18 @@ class OpenClipTower(Tower):
         return TowerOutput(None, None, features[0] if isinstance(features, tuple) else features)
 
     def save_config(self, folder: Path) -> None:
-        """Write what ``restore_open_clip_tower`` reads: the config, and a tokenizer that open_clip does not carry."""
+        """Write what ``restore_open_clip_tower`` reads: configs, and a tokenizer that open_clip does not carry."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {"model_cfg": self.spec["config"], "preprocess_cfg": {}}
         (folder / CONFIG).write_text(json.dumps(content, indent=2), encoding="utf-8")
         if self.modality == "text":
             self.preprocessing.save(folder)
+        if self.text_config is not None:
+            (folder / "config.json").write_text(json.dumps(self.text_config, indent=2), encoding="utf-8")
 
 
 @contextmanager
-def _own_logging() -> Iterator[None]:
+def own_logging() -> Iterator[None]:
     """open_clip logs on the root logger, and so would install a handler on it; within this it does neither."""
     root, handler = logging.getLogger(), logging.NullHandler()
     level = root.level
@@ -71,6 +83,16 @@ def _own_logging() -> Iterator[None]:
 
 def _reference(name: str) -> str:
     return f"local-dir:{name}" if os.path.isdir(name) else name
+
+
+@contextmanager
+def _source(name: str) -> Iterator[str]:
+    """What open_clip makes a model of; a folder with all it needs is opened without the Hub."""
+    if not os.path.isdir(name):
+        yield name
+        return
+    with opened_alone(name) as folder:
+        yield f"local-dir:{folder}"
 
 
 def read_open_clip_config(name: str) -> dict[str, Any]:
@@ -89,7 +111,7 @@ def read_open_clip_config(name: str) -> dict[str, Any]:
         if not isinstance(config, dict) or "embed_dim" not in config:
             raise ConfigError(f"{path} has no model_cfg with an embed_dim")
         return config
-    with _own_logging():
+    with own_logging():
         config = open_clip.get_model_config(name)
     if config is None:
         near = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.5)
@@ -116,9 +138,9 @@ def create_open_clip(
 
     read_open_clip_config(name)
     try:
-        with _own_logging():
+        with own_logging(), _source(name) as source:
             return open_clip.create_model(
-                _reference(name),
+                source,
                 pretrained=checkpoint,
                 load_weights=load_weights,
                 force_custom_text=True,
@@ -169,10 +191,11 @@ def build_open_clip_half(
         config["vision_cfg"]["image_size"] = size
     if modality == "text":
         preprocessing = _text_preprocessing(model.text, name, config, max_length)
-        if preprocessing.trim:
+        if preprocessing.trim and not hasattr(model.text, "config"):
             model.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
         return OpenClipTower(model.text, "text", preprocessing, name=name, config=config)
-    preprocessing = _image_preprocessing(model.visual.preprocess_cfg, name)
+    preprocessing = None if size else _own_preprocessing(name)
+    preprocessing = preprocessing or _image_preprocessing(model.visual.preprocess_cfg, name)
     return OpenClipTower(model.visual, "image", preprocessing, name=name, config=config)
 
 
@@ -186,18 +209,45 @@ def _text_preprocessing(text: Any, name: str, config: dict[str, Any], max_length
     import open_clip
 
     longest = config["text_cfg"].get("context_length", 77)
-    # Padding may be cut off where no token sees those after it, and the end token is found by its number: CLIP's.
-    trim = getattr(text, "attn_mask", None) is not None and text.cls_emb is None and text.pool_type == "argmax"
-    if max_length is not None and (max_length > longest or (not trim and max_length != longest)):
-        reads = "at most" if trim else "exactly"
-        raise ConfigError(f"model.text.max_length is {max_length}; open_clip:{name} reads {reads} {longest} tokens")
     try:
-        with _own_logging():
+        with own_logging():
             tokenizer = open_clip.get_tokenizer(_reference(name))
     except (OSError, ValueError) as error:
         raise ConfigError(f"open_clip:{name}: its tokenizer cannot be had ({first_line(error)})") from error
-    trim = trim and isinstance(tokenizer, open_clip.SimpleTokenizer)  # pads with zeros
-    return OpenClipText(tokenizer, max_length=max_length or longest, trim=trim)
+    pad = _padding_to_cut(text, tokenizer)
+    if max_length is not None and (max_length > longest or (pad is None and max_length != longest)):
+        reads = "exactly" if pad is None else "at most"
+        raise ConfigError(f"model.text.max_length is {max_length}; open_clip:{name} reads {reads} {longest} tokens")
+    return OpenClipText(tokenizer, max_length=max_length or longest, trim=pad is not None, pad=pad or 0)
+
+
+def _padding_to_cut(text: Any, tokenizer: Any) -> int | None:
+    """The token behind captions that changes nothing, so that it may be cut off; None where there is none such.
+
+    Under a causal mask no token sees those after it, and the end token is found by its number, CLIP's being the
+    highest. Towers of transformers mask it.
+    """
+    import open_clip
+
+    own = isinstance(tokenizer, open_clip.SimpleTokenizer)
+    inner = getattr(tokenizer, "tokenizer", None)
+    pad = 0 if own else getattr(inner, "pad_token_id", None)
+    if not own and getattr(inner, "padding_side", None) != "right":
+        return None
+    if hasattr(text, "config"):  # of transformers; a last token would be padding
+        return pad if pad == text.config.pad_token_id and not own else None
+    if getattr(text, "attn_mask", None) is None or text.cls_emb is not None:
+        return None
+    found_by_number = text.pool_type == "argmax" if own else text.pool_type == "eos" and text.eos_id != pad
+    return pad if found_by_number else None
+
+
+def _own_preprocessing(name: str) -> ImagePreprocessing | None:
+    """The preprocessing that mmcl wrote beside open_clip's, which cannot say all; None in folders of others."""
+    if not os.path.isdir(name):
+        return None
+    values = parse_json(Path(name) / CONFIG).get(OWN_KEY, {}).get("image_preprocessing")
+    return None if values is None else ImagePreprocessing(**values)
 
 
 def _image_preprocessing(config: dict[str, Any], name: str) -> ImagePreprocessing:
@@ -223,10 +273,24 @@ def restore_open_clip_tower(folder: Path, modality: str, preprocessing: dict[str
     Raises:
         ConfigError: the folder is not complete.
     """
-    model = create_open_clip(str(folder), None, load_weights=False)
     max_length = preprocessing["max_length"] if modality == "text" else None
+    with _without_text(folder) if modality == "image" else nullcontext(folder) as source:
+        model = create_open_clip(str(source), None, load_weights=False)
     tower = build_open_clip_half(model, str(folder), modality, max_length=max_length)
     if modality == "image":
         tower.preprocessing = ImagePreprocessing(**preprocessing)
     tower.spec["name"] = name
     return tower
+
+
+@contextmanager
+def _without_text(folder: Path) -> Iterator[Path]:
+    """A folder for an image tower alone: a text tower of transformers would be looked for on the Hub."""
+    config = parse_json(folder / CONFIG)
+    if not config.get("model_cfg", {}).get("text_cfg", {}).get("hf_model_name"):
+        yield folder
+        return
+    config["model_cfg"] = config["model_cfg"] | {"text_cfg": NO_TEXT}
+    with tempfile.TemporaryDirectory(prefix="mmcl_open_clip_") as made:
+        (Path(made) / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+        yield Path(made)

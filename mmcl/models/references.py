@@ -11,6 +11,7 @@ from typing import Literal
 from mmcl.errors import ConfigError
 
 Family = Literal["tiny", "timm", "open_clip", "transformers"]
+HUB_PREFIX = "hf-hub:"  # open_clip's own for a repository of the Hub, whose id looks like its ARCH/PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class TowerReference:
 
     Attributes:
         family: the library that builds it.
-        name: the library's own name, or a local folder.
+        name: the library's own name, a local folder, or (open_clip) ``hf-hub:owner/name``.
         checkpoint: a file of weights (timm), or open_clip's ``PRETRAINED``.
     """
 
@@ -71,11 +72,14 @@ def parse_tower(name: str) -> TowerReference:
         return TowerReference("timm", model, resolve_path(value) if query else None)
     if name.startswith("open_clip:"):
         folder = resolve_path(name.removeprefix("open_clip:"))
-        if os.path.isdir(folder):
+        if os.path.isdir(folder) or folder.startswith(HUB_PREFIX):
             return TowerReference("open_clip", folder)
         arch, _, pretrained = name.removeprefix("open_clip:").partition("/")
         if not arch or arch.startswith("."):
-            raise ConfigError(f"{name!r}: no such folder; want open_clip:ARCH, open_clip:ARCH/PRETRAINED or a folder")
+            raise ConfigError(
+                f"{name!r}: no such folder; want open_clip:ARCH, open_clip:ARCH/PRETRAINED, "
+                f"open_clip:hf-hub:owner/name or a folder"
+            )
         return TowerReference("open_clip", arch, resolve_path(pretrained) if pretrained else None)
     if not name:
         raise ConfigError(

@@ -8,6 +8,7 @@ written under mmcl's own names, and `mmcl.json` says why. No pickle is written o
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,8 @@ def transformers_obstacle(model: DualEncoder) -> str | None:
         tower, side = encoder.tower, encoder.modality
         if not isinstance(tower, TransformersTower):
             return f"the {side} tower is not transformers'"
-        if encoder.pooling != "pooler":
-            return f"the {side} tower is pooled by {encoder.pooling!r}, not by its own pooler"
-        if not tower.pools_flat:
-            return f"the {side} tower's pooler output is no vector"
-        if tower.resizes_positions:
-            return f"the {side} tower reads images of another size than its config says"
+        if (reason := tower_obstacle(encoder)) is not None:
+            return reason
         if not isinstance(encoder.head, LinearHead) or encoder.head.projection.bias is not None:
             return f"the {side} head is not linear without bias"
     dual, names = _empty_dual(model), set(_dual_state(model))
@@ -63,22 +60,43 @@ def transformers_obstacle(model: DualEncoder) -> str | None:
     return None
 
 
+def tower_obstacle(encoder: Encoder) -> str | None:
+    """Why a VisionTextDualEncoder pools a transformers tower otherwise than an encoder does; None where it does not."""
+    tower, side = encoder.tower, encoder.modality
+    if encoder.pooling != "pooler":
+        return f"the {side} tower is pooled by {encoder.pooling!r}, not by its own pooler"
+    if not tower.pools_flat:
+        return f"the {side} tower's pooler output is no vector"
+    if tower.resizes_positions:
+        return f"the {side} tower reads images of another size than its config says"
+    return None
+
+
 def _empty_dual(model: DualEncoder) -> Any | None:
-    """The VisionTextDualEncoderModel that the towers' configs describe, without memory for weights."""
+    towers = (model.image.tower, model.text.tower)
+    return empty_dual([(tower.model.config, tower.feature_dim) for tower in towers], model.embedding_dim)
+
+
+def empty_dual(towers: Sequence[tuple[Any, int]], embedding_dim: int) -> Any | None:
+    """The VisionTextDualEncoderModel that two towers' configs describe, without memory for weights.
+
+    Args:
+        towers: (config, size of the features) of the image and of the text tower.
+        embedding_dim: size of the embeddings.
+
+    Returns:
+        The model; None where transformers cannot build it of these.
+    """
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    configs = {}
-    for encoder in (model.image, model.text):
-        if type(encoder.tower.model.config) not in MODEL_MAPPING:
-            return None  # asked for it, transformers would import every model it knows before it refuses
-        # ConvNeXt's config has no hidden_size, which is where the size of the projection is read.
-        configs[encoder.modality] = encoder.tower.model.config.to_dict() | {"hidden_size": encoder.tower.feature_dim}
+    if any(type(config) not in MODEL_MAPPING for config, _ in towers):
+        return None  # asked for it, transformers would import every model it knows before it refuses
+    # ConvNeXt's config has no hidden_size, which is where the size of the projection is read.
+    image, text = (config.to_dict() | {"hidden_size": feature_dim} for config, feature_dim in towers)
     try:
         with quiet_transformers(), torch.device("meta"):
-            config = VisionTextDualEncoderConfig(
-                vision_config=configs["image"], text_config=configs["text"], projection_dim=model.embedding_dim
-            )
+            config = VisionTextDualEncoderConfig(vision_config=image, text_config=text, projection_dim=embedding_dim)
             return VisionTextDualEncoderModel(config)
     except (ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         log.debug("no VisionTextDualEncoder for this model: %s", first_line(error))

@@ -55,8 +55,8 @@ def pickle_refused(source: str, file: str, *, kind: Kind) -> ConfigError:
     new = str(PurePosixPath(file).with_name("open_clip_model" if kind == "open_clip" else "model")) + ".safetensors"
     return ConfigError(
         f"{source}: its weights are a pickle ({file}), which can run any code when it is read, and mmcl reads "
-        f"safetensors alone; look for a revision that has them (on the Hub often {source}@refs/pr/1), ask its owner "
-        f"for one, or convert the file in a sandbox: {_CONVERT.format(old=file, new=new)}"
+        f"safetensors alone; look for a revision that has them (on the Hub often refs/pr/1), ask its owner for one, or "
+        f"convert the file in a sandbox: {_CONVERT.format(old=file, new=new)}"
     )
 
 
@@ -66,6 +66,14 @@ def code_refused(source: str, code: str) -> ConfigError:
         f"{source}: it needs code that it brings itself ({code}), and mmcl runs no code of a model's "
         f"(trust_remote_code); use a model whose class is part of the library, or read that code, embed with it in a "
         f"sandbox and give mmcl the result (vectors:FILE.npz)"
+    )
+
+
+def adapter_refused(source: str) -> ConfigError:
+    """The error of a folder that holds a peft adapter, for which transformers would open another model."""
+    return ConfigError(
+        f"{source}: it holds a peft adapter (adapter_config.json), which stands on another model's weights; put the "
+        f"two together first (mmcl merge lora)"
     )
 
 
@@ -88,6 +96,8 @@ def check_model(files: ModelFiles, kind: Kind) -> None:
     pickle = only_pickles(names, kind)
     if pickle is not None:
         raise pickle_refused(files.name, pickle, kind=kind)
+    if kind in ("mmcl", "transformers") and "adapter_config.json" in names:
+        raise adapter_refused(files.name)
     for name in names:
         _confined(name, f"{files.name}: a file")
     for name in names:
@@ -99,7 +109,7 @@ def check_model(files: ModelFiles, kind: Kind) -> None:
         _check_description(files)
     if kind in ("mmcl", "transformers") and TRANSFORMERS in names:
         _check_class(files)
-    if kind == "sentence-transformers":
+    if kind == "sentence-transformers" and SENTENCE_TRANSFORMERS in names:
         _check_modules(files)
 
 
@@ -193,8 +203,8 @@ def _check_description(files: ModelFiles) -> None:
             if key in (tower.get("options") or {}):
                 value = tower["options"][key]
                 raise ConfigError(
-                    f"{files.name}: {MMCL} gives timm the option {key} ({value!r}), which reads weights from elsewhere; "
-                    f"take it out: the model's own weights lie beside it"
+                    f"{files.name}: {MMCL} gives timm the option {key} ({value!r}), which reads weights from "
+                    f"elsewhere; take it out: the model's own weights lie beside it"
                 )
 
 

@@ -125,18 +125,19 @@ class TextPreprocessing:
 
 
 class OpenClipText:
-    """open_clip's own tokenizers. Where a tower reads no further than the end token, the padding behind it is cut off.
+    """open_clip's tokenizers. Where a tower reads no further than the end token, the padding behind it is cut off.
 
     That is exact: under a causal mask no token sees those after it (measured in ``tests/models``).
 
     Args:
         tokenizer: from ``open_clip.get_tokenizer``.
         max_length: tokens kept; longer captions are cut.
-        trim: whether padding (zeros) is cut off.
+        trim: whether padding is cut off.
+        pad: the token that the tokenizer pads with.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, trim: bool) -> None:
-        self.tokenizer, self.max_length, self.trim = tokenizer, max_length, trim
+    def __init__(self, tokenizer: Any, *, max_length: int, trim: bool, pad: int = 0) -> None:
+        self.tokenizer, self.max_length, self.trim, self.pad = tokenizer, max_length, trim, pad
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Captions to ``input_ids`` int64 (b, t)."""
@@ -145,13 +146,13 @@ class OpenClipText:
     def tokens(self, texts: Sequence[str]) -> Tokens:
         """Captions tokenised once, for batches of some of them."""
         if not len(texts):
-            return Tokens([], pad=0)
+            return Tokens([], pad=self.pad)
         ids = self.tokenizer(list(texts), context_length=self.max_length).numpy()
         if not self.trim:
-            return Tokens(list(ids), pad=0)
-        # A caption may hold the token 0 itself; the end token, behind which there is but padding, is never 0.
-        ends = ids.shape[1] - (ids != 0)[:, ::-1].argmax(1)
-        return Tokens([row[:end].copy() for row, end in zip(ids, ends)], pad=0)
+            return Tokens(list(ids), pad=self.pad)
+        # A caption may hold the padding token itself; the end token, behind which there is but padding, is another.
+        ends = ids.shape[1] - (ids != self.pad)[:, ::-1].argmax(1)
+        return Tokens([row[:end].copy() for row, end in zip(ids, ends)], pad=self.pad)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each caption that the tower reads."""

@@ -15,8 +15,6 @@ from mmcl.models.convolutional_stem import OPTION, build_with_stem
 
 log = get_logger(__name__)
 
-HUB_TIMEOUT_SECONDS = 10
-
 # Parts that checkpoints may lack: most were trained without a pooler, and nothing reads a mask token.
 _OPTIONAL_WEIGHTS = ("pooler", "mask_token")
 
@@ -46,7 +44,13 @@ def _one_sentence(what: str, name: str) -> Iterator[None]:
                 yield
         else:
             yield
+    except ConfigError:
+        raise
     except Exception as error:  # the Hub, torch, safetensors and transformers raise almost any type
+        from mmcl.models.security import code_refused, wants_code
+
+        if wants_code(error):
+            raise code_refused(name, "auto_map of its config") from None
         if os.path.isdir(name):
             where, fix = "not a usable folder", "Check that it is complete"
         else:
@@ -70,13 +74,44 @@ def check_reachable(name: str) -> None:
     Raises:
         ConfigError: there is no such model, or the Hub cannot be reached.
     """
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    with _one_sentence("model", name):
-        if os.path.isdir(name) or constants.HF_HUB_OFFLINE:
-            return
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
+    from mmcl.repos.listing import ask_once
+
+    if os.path.isdir(name) or constants.HF_HUB_OFFLINE:
+        return
+    try:
+        before = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        before = None  # no id: said when it is asked for
+    if not isinstance(before, str):
+        ask_once(name)
+
+
+def check_weights(name: str) -> None:
+    """Refuse a model whose weights are a pickle, or that transformers would take for another one's adapter.
+
+    Raises:
+        ConfigError: what of it is refused, and what to do.
+    """
+    from huggingface_hub import constants
+
+    from mmcl.models.kinds import FolderFiles
+    from mmcl.models.security import adapter_refused, only_pickles, pickle_refused
+    from mmcl.repos.listing import ask_once
+
+    if os.path.isdir(name):
+        names: Any = FolderFiles(Path(name)).names()
+    else:
+        names = [] if constants.HF_HUB_OFFLINE else ask_once(name)
+    if isinstance(names, Path):  # fetched before, safetensors or it could not have been opened
+        return
+    pickle = only_pickles(names, "transformers")
+    if pickle is not None:
+        raise pickle_refused(name, pickle, kind="transformers")
+    if "adapter_config.json" in names:
+        raise adapter_refused(name)
 
 
 def load_config(name: str) -> Any:
@@ -119,14 +154,21 @@ def load_pretrained(name: str, *, config: Any = None) -> tuple[Any, frozenset[st
         The model, and the names of weights that the checkpoint lacks and that are random therefore.
 
     Raises:
-        ConfigError: no such model; it cannot be reached; or the checkpoint lacks more than a pooler.
+        ConfigError: no such model; it cannot be reached; its weights are a pickle; or the checkpoint lacks more than a
+            pooler.
     """
     import torch
     from transformers import AutoModel
 
+    check_weights(name)
     with _one_sentence("model", name):
         model, info = AutoModel.from_pretrained(
-            name, config=config, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            name,
+            config=config,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     missing = frozenset(info["missing_keys"])
     lacking = sorted(key for key in missing if not any(part in key for part in _OPTIONAL_WEIGHTS))

@@ -21,6 +21,8 @@ TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 # Somebody else's commit came first, or the Hub was busy with another change of the same repository.
 CONFLICTS = frozenset({409, 412})
 TRIES = 4
+# They log addresses, which are signed, and errors that quote headers.
+_CHATTY = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
 FIRST_WAIT_SECONDS = 1.0
 
 
@@ -117,7 +119,7 @@ def _of_status(status: int | None, repo_id: str, links: list[BaseException]) -> 
         return f"the Hub answers with an error of its own ({status}), more than once; try again later"
     if status is None and any(_is_network(link) for link in links):
         return "the connection broke, or could not be made, more than once; check the network and try again"
-    reason = " ".join(redact(str(links[0])).split())[:300] or type(links[0]).__name__
+    reason = f"{type(links[0]).__name__}: " + " ".join(redact(str(links[0])).split())[:300]
     return reason if status is None else f"the Hub answers {status}: {_server_words(links) or reason}"
 
 
@@ -126,32 +128,28 @@ def _server_words(links: list[BaseException]) -> str:
     return " ".join(redact(words).split())[:300]
 
 
-def with_retries(
-    call: Callable[[], Result], repo_id: str, doing: str, *, tries: int = TRIES, wait: float = FIRST_WAIT_SECONDS
-) -> Result:
+def with_retries(call: Callable[[], Result], repo_id: str, doing: str) -> Result:
     """Call, and call again where the Hub was busy or the connection broke; anything else ends at once.
 
     Args:
         call: the request or requests; must be safe to do twice.
         repo_id, doing: for the message, as in ``one_sentence``.
-        tries: how often in all.
-        wait: seconds before the second try; doubled before each further one.
 
     Raises:
         ConfigError: it did not succeed; one sentence says why and what to do.
     """
-    for number in range(1, tries + 1):
+    for number in range(1, TRIES + 1):
         try:
             with quiet_client():
                 return call()
         except ConfigError:
             raise
         except Exception as error:
-            if number == tries or not is_transient(error):
+            if number == TRIES or not is_transient(error):
                 # The cause stays out of sight: it may quote headers, and with them the token.
                 raise one_sentence(error, repo_id, doing) from None
-            log.warning("%s: %s; try %d of %d follows", repo_id, brief(error), number + 1, tries)
-            time.sleep(wait * 2 ** (number - 1))
+            log.warning("%s: %s; try %d of %d follows", repo_id, brief(error), number + 1, TRIES)
+            time.sleep(FIRST_WAIT_SECONDS * 2 ** (number - 1))
     raise AssertionError("unreachable")
 
 
@@ -167,14 +165,16 @@ def quiet_client() -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    logger = logging.getLogger("huggingface_hub")
-    level, shown = logger.level, not are_progress_bars_disabled()
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels, shown = [logger.level for logger in loggers], not are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     if shown and constants.HF_HUB_DISABLE_PROGRESS_BARS is not False:  # else the user's environment insists on them
         disable_progress_bars()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
         if shown and constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
             enable_progress_bars()

@@ -55,5 +55,7 @@ def fetched_before(repo_id: str, revision: str | None) -> Path | None:
 
     try:
         return Path(huggingface_hub.snapshot_download(repo_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        return None
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        # Complete for what it was opened as, the client calls it incomplete where the repository holds more.
+        folder = getattr(error, "snapshot_path", None)
+        return None if folder is None else Path(folder)

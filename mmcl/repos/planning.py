@@ -52,7 +52,7 @@ class UploadPlan:
         folder: the folder.
         files: what may go, by path.
         refused: what may not; nothing is uploaded while there is any.
-        left_out: paths that systems and tools left there (``.DS_Store``, ``.git`` ...), which are passed over.
+        left_out: what is passed over: left by systems and tools (``.DS_Store``, ``.git`` ...), or by an earlier push.
     """
 
     folder: Path
@@ -108,7 +108,7 @@ def plan_upload(folder: str | Path, *, allow: Sequence[str] = ()) -> UploadPlan:
     files, refused, left_out = [], [], []
     for source in _walk(folder):
         path = source.relative_to(folder).as_posix()
-        if is_junk(path):
+        if is_junk(path) or path == MANIFEST:  # which every push makes anew
             left_out.append(path)
             continue
         fault = _fault(source, path, folder, allow)
@@ -143,8 +143,6 @@ def _fault(source: Path, path: str, folder: Path, allow: Sequence[str]) -> tuple
         return "no regular file", "take it out"
     if SECRET_NAMES.match(name):
         return "a file that holds secrets by its name", "take it out"
-    if path == MANIFEST:
-        return "the list that a push writes itself", "take it out; every push makes it anew"
     if any(part.startswith(".") for part in path.split("/")):
         return "a hidden file", "take it out, or name it without the dot"
     kind = kind_of(path)

@@ -14,6 +14,7 @@ from mmcl.repos.hub_errors import CONFLICTS, FIRST_WAIT_SECONDS, is_transient, o
 from mmcl.repos.hub_errors import with_retries as retry
 from mmcl.repos.manifest import Digest, digest_bytes, digest_file, read_manifest, write_manifest
 from mmcl.repos.planning import MANIFEST, PlannedFile, UploadPlan
+from mmcl.repos.secrets import redact
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -145,18 +146,12 @@ class _Push:
 
     def _check_card(self) -> None:
         """Have the Hub look at the card's front matter before large files are sent."""
-        from huggingface_hub import ModelCard
-
         for file in self.plan.files:
             if file.path == "README.md":
-                card = ModelCard(file.source.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-                try:
-                    retry(lambda card=card: _valid(card), self.repo_id, "have the card checked for")
-                except ValueError as error:
-                    if isinstance(error, ConfigError):
-                        raise
-                    reason = " ".join(redact(str(error)).split())[:400]
-                    raise ConfigError(f"the Hub refuses the model card ({reason}); mend README.md; nothing was sent") from None
+                text = file.source.read_text(encoding="utf-8")
+                reason = retry(lambda text=text: card_refusal(text), self.repo_id, "have the model card checked for")
+                if reason is not None:
+                    raise ConfigError(f"the Hub refuses the model card ({reason}); mend README.md; nothing was sent")
 
     def _additions(self, files: tuple[PlannedFile, ...]) -> list[Any]:
         from huggingface_hub import CommitOperationAdd
@@ -209,9 +204,6 @@ class _Push:
         raise AssertionError("unreachable")
 
     def _not_committed(self, error: Exception) -> ConfigError:
-        if isinstance(error, ValueError) and "README.md" in str(error):  # the Hub's own check of a card
-            reason = " ".join(str(error).split())
-            return ConfigError(f"the Hub refuses the model card ({reason}); mend README.md; nothing was committed")
         doing = "commit (the files that were sent are kept; the same command again sends what is missing alone) to"
         if status_of(error) in CONFLICTS:
             return ConfigError(
@@ -253,21 +245,20 @@ class _Push:
 
     def _outdated(self, parent: str, remote: Mapping[str, RepoFile]) -> list[str]:
         """Files of an earlier push that are no longer pushed, and lie there as that push left them."""
-        if MANIFEST not in remote:
-            return []
-        lying = self.api.hf_hub_download(self.repo_id, MANIFEST, revision=parent)
-        earlier = read_manifest(lying)
-        card = remote.get("README.md")
-        if card is not None and "README.md" in earlier and "README.md" in self.digests:
-            changed = not earlier["README.md"].is_of(card) and not self.digests["README.md"].is_of(card)
-            if changed:
-                log.warning("%s: README.md was changed on the Hub since the last push; this push replaces it, the "
-                            "history keeps it", self.repo_id)  # fmt: skip
+        listed = MANIFEST in remote
+        earlier = read_manifest(self.api.hf_hub_download(self.repo_id, MANIFEST, revision=parent)) if listed else {}
+        self._tell_of_card(remote.get("README.md"), earlier.get("README.md"))
         gone = [path for path in earlier if path not in self.digests and path in remote]
         kept = [path for path in gone if not earlier[path].is_of(remote[path])]
         if kept:
             log.warning("%s: kept on the Hub, for they were changed there since: %s", self.repo_id, ", ".join(kept))
         return [path for path in gone if path not in kept]
+
+    def _tell_of_card(self, lying: RepoFile | None, pushed: Digest | None) -> None:
+        ours = self.digests.get("README.md")
+        if lying is None or ours is None or ours.is_of(lying) or (pushed is not None and pushed.is_of(lying)):
+            return
+        log.warning("%s: README.md there was written by others; this replaces it, the history keeps it", self.repo_id)
 
     def _pull_requests(self) -> list[str]:
         def ask() -> list[str]:
@@ -298,3 +289,14 @@ class _Push:
                 f"something on the way changed it: push again"
             )
         self.progress(CHECKING, 1, 1)
+
+
+def card_refusal(text: str) -> str | None:
+    """What the Hub has against the front matter of a card; None where it takes it. Asks the Hub."""
+    from huggingface_hub import ModelCard
+
+    try:
+        ModelCard(text, ignore_metadata_errors=True).validate("model")
+    except ValueError as error:
+        return " ".join(redact(str(error)).split())[:400]
+    return None

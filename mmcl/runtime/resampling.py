@@ -17,7 +17,7 @@ INTERPOLATIONS = (*_SUPPORT, "nearest-exact")
 
 
 class _Block(NamedTuple):
-    """Outputs ``first`` to ``last`` of a row are the inputs ``low`` to ``high`` times ``weights``, an integer matrix."""
+    """Outputs ``first`` to ``last`` of a row are inputs ``low`` to ``high`` times ``weights``, an integer matrix."""
 
     first: int
     last: int

@@ -19,6 +19,7 @@ from mmcl.models.references import TowerReference, parse_tower, resolve_path
         ("open_clip:ViT-B-32", "open_clip", "ViT-B-32", None),
         ("open_clip:ViT-B-32/openai", "open_clip", "ViT-B-32", "openai"),
         ("open_clip:ViT-B-32//path/to/w.pt", "open_clip", "ViT-B-32", "/path/to/w.pt"),
+        ("open_clip:hf-hub:owner/name", "open_clip", "hf-hub:owner/name", None),
         ("google/vit", "transformers", "google/vit", None),
         ("bert", "transformers", "bert", None),
     ],
@@ -115,7 +116,7 @@ def test_a_pickle_in_a_transformers_folder_runs_no_code(folder, tmp_path, capfd)
     with pytest.raises(ConfigError, match="not a usable folder"):
         build_tower(TowerSection(name=str(path)), "text")
     (path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": _Runs()}))
-    with pytest.raises(ConfigError, match="not a usable folder"):
+    with pytest.raises(ConfigError, match=r"its weights are a pickle \(pytorch_model.bin\)"):
         build_tower(TowerSection(name=str(path)), "text")
     (path / "pytorch_model.bin").unlink()
     (path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0not json")

@@ -107,6 +107,7 @@ class ModelHub:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm, wbufsize = True, -1  # else each small answer waits for the client to acknowledge
 
     @property
     def hub(self) -> ModelHub:
@@ -173,6 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content[: len(content) // 2] if self.cut else content)
+        self.wfile.flush()
         self.close_connection |= self.cut
 
     # What each address does. A method answers (status, content, headers).
@@ -281,10 +283,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refs(self, body: bytes, repo: str) -> Answer:
         branches = self._repository(repo).branches.items()
-        return _json({"tags": [], "converts": [], "branches": [
-            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commits[-1].sha}
-            for name, commits in branches if not name.startswith("refs/")
-        ]})  # fmt: skip
+        own = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": commits[-1].sha}
+               for name, commits in branches if not name.startswith("refs/")]  # fmt: skip
+        asked = [{"name": name.removeprefix("refs/"), "ref": name, "targetCommit": commits[-1].sha}
+                 for name, commits in branches if name.startswith("refs/")]  # fmt: skip
+        return _json({"tags": [], "converts": [], "branches": own, "pullRequests": asked})
 
     def _tree(self, body: bytes, repo: str, revision: str, path: str | None = None) -> Answer:
         commit = self._repository(repo).at(revision)
@@ -367,7 +370,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, server: ModelHub, home: Path) -> None:
     """Point this process at ``server``, with ``home`` for what is cached and ``server.token`` to log in."""
-    from huggingface_hub import constants, hf_api
+    from huggingface_hub import constants, file_download, hf_api
     from huggingface_hub.utils import _detect_agent, _http, close_session
 
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_CACHE"):
@@ -393,5 +396,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, server: ModelHub, home: Path) -> No
     monkeypatch.setattr(hf_api.api, "endpoint", server.endpoint)
     monkeypatch.setattr(_detect_agent, "_registry", {"standardEnvVars": [], "harnesses": {}}, raising=False)
     # A client waits before it tries again; nobody is served by waiting here.
-    monkeypatch.setattr(_http, "time", SimpleNamespace(**{**vars(time), "sleep": lambda _: None}))
+    impatient = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", impatient)
     close_session()

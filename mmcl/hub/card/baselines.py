@@ -109,7 +109,9 @@ def _measured(
         labels = judge.labels(zero_shot)
         from mmcl.evaluation.zero_shot.baselines import answer_figures, fitted_figures
 
-        for title, figures in zip(("chance", "largest class"), answer_figures(labels, len(zero_shot.classes)).figures.values()):
+        for title, figures in zip(
+            ("chance", "largest class"), answer_figures(labels, len(zero_shot.classes)).figures.values()
+        ):
             columns[title] = {**columns.get(title, {}), **_zero_shot_names(figures)}
     if RANDOM in names and RANDOM not in columns:
         columns[RANDOM], note = judge.random_weights(embedder)
@@ -122,7 +124,9 @@ def _measured(
         columns[PIXELS] = _zero_shot_names(fitted.figures.get("raw_linear", {}))
         notes += [_sentence(note) for note in fitted.notes]
         if columns[PIXELS]:
-            notes.append("Raw pixels, linear: logistic regression on small images, fitted on the training split's labels.")
+            notes.append(
+                "Raw pixels, linear: logistic regression on small images, fitted on the training split's labels."
+            )
     return notes
 
 
@@ -201,7 +205,9 @@ def _start(data: RunData) -> Embedder:
 
     train = data.train()
     if train is None:
-        raise ConfigError(f"--baseline start: the training split of {data.name} cannot be read; its captions are needed")
+        raise ConfigError(
+            f"--baseline start: the training split of {data.name} cannot be read; its captions are needed"
+        )
     captions = (text for row in range(len(train)) for text in train.texts(row))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(data.recipe.run.seed)

@@ -43,10 +43,9 @@ def check_model_card(text: str, *, folder: Path | None = None) -> list[Fault]:
         ['line 1: front matter: there is none; the card begins with a line ---, YAML, and a line ---']
     """
     faults = check_card(text, folder=folder, sections=REQUIRED_SECTIONS, front_matter=_check_front_matter)
-    for number, line in enumerate(text.splitlines(), start=1):
-        for private in find_private(line):
-            what = "looks like a secret" if private.endswith("...") else "is a path of one machine"
-            faults.append(Fault(number, "text", f"{private!r} {what}; it is nothing for others to read"))
+    faults += [
+        Fault(line, "text", f"holds {what}, which is not for others to read") for line, what in find_private(text)
+    ]
     return sorted(faults, key=lambda fault: fault.line)
 
 

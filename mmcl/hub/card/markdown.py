@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from mmcl.data.cards.checks import QUESTION
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; the first column to the left, the others to the right. Empty without rows.
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: bool = True) -> str:
+    """A table; the first column to the left, the others to the right unless they are words. Empty without rows.
 
     Example:
         >>> table(["a", "b"], [["x|y", 1]]).splitlines()[-1]
@@ -16,7 +16,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     if not rows:
         return ""
-    marks = ["---", *("---:" for _ in header[1:])]
+    marks = ["---", *("---:" if numbers else "---" for _ in header[1:])]
     return "\n".join(_line(row) for row in (header, marks, *rows))
 
 
@@ -28,14 +28,14 @@ def percent(value: float) -> str:
     """A fraction as a percentage.
 
     Example:
-        >>> percent(0.2217), percent(0.0029)
-        ('22.2 %', '0.29 %')
+        >>> percent(0.2217), percent(0.0002)
+        ('22.2 %', '0.02 %')
     """
-    return f"{100 * value:.2f} %" if 0 < abs(value) < 0.01 else f"{100 * value:.1f} %"
+    return f"{100 * value:.2f} %" if 0 < abs(value) < 0.0005 else f"{100 * value:.1f} %"
 
 
 def count(value: float) -> str:
-    """A number of things, such as 27,7 million parameters as ``27.7 M``; small ones as they are.
+    """A number of things, such as 27.7 million parameters as ``27.7 M``; small ones as they are.
 
     Example:
         >>> count(27_734_272), count(686)

@@ -9,28 +9,24 @@ from typing import Any
 
 from mmcl.data.sources.built_in import is_built_in
 from mmcl.data.sources.loading import parse_reference
+from mmcl.repos.secrets import find_secrets, redact
 
-REMOVED = "[removed]"
-
-_SECRETS = (
-    r"\b(?:hf|api_org)_[A-Za-z0-9]{6,}",
-    r"\bgh[pousr]_[A-Za-z0-9]{16,}",
-    r"\bgithub_pat_\w{16,}",
-    r"\bsk-[A-Za-z0-9_-]{16,}",
-    r"\bAKIA[0-9A-Z]{16}\b",
-    r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)",  # user:password@ of an address
-)
-_SECRET = re.compile("|".join(_SECRETS))
 # An absolute path of two parts or more; what follows a letter, a dot, a slash, a colon or <, is an address or an id.
 _PATH = re.compile(r"(?<![\w.:/<~-])~?(?:/[\w.@+,=-]+){2,}/?|(?<!\w)[A-Za-z]:\\[^\s\"'`<>|]+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def find_private(text: str) -> list[str]:
-    """Absolute paths and secrets of a text, in their order; a secret is given by its first characters alone."""
-    found = [(match.start(), match[0][:5] + "...") for match in _SECRET.finditer(text)]
-    found += [(match.start(), match[0]) for match in _PATH.finditer(text)]
-    return [what for _, what in sorted(found)]
+def find_private(text: str) -> list[tuple[int, str]]:
+    """(line, what) of the absolute paths and secrets of a text; of a secret its kind alone is told.
+
+    Example:
+        >>> find_private("from /home/someone/data")
+        [(1, "the path '/home/someone/data' of one machine")]
+    """
+    found = [(finding.line, finding.kind) for finding in find_secrets(text)]
+    for match in _PATH.finditer(text):
+        found.append((text.count("\n", 0, match.start()) + 1, f"the path {match[0]!r} of one machine"))
+    return sorted(found)
 
 
 def public_text(text: str) -> str:
@@ -38,9 +34,9 @@ def public_text(text: str) -> str:
 
     Example:
         >>> public_text("from /home/someone/data/emoji:test, hf_abcdefghijk")
-        'from emoji:test, [removed]'
+        'from emoji:test, ***'
     """
-    return _PATH.sub(lambda match: _last_part(match[0]), _SECRET.sub(REMOVED, text))
+    return _PATH.sub(lambda match: _last_part(match[0]), redact(text))
 
 
 def public_value(value: Any) -> Any:
@@ -63,7 +59,9 @@ def data_name(reference: str) -> str:
     path, question, options = base.partition("?")
     if is_built_in(path) or is_hub_data(reference):
         return public_text(path + question + options)
-    return public_text(re.sub(r"\.(ya?ml|csv|tsv|jsonl|parquet|json|tar)$", "", _last_part(path.removeprefix("vectors:"))))
+    return public_text(
+        re.sub(r"\.(ya?ml|csv|tsv|jsonl|parquet|json|tar)$", "", _last_part(path.removeprefix("vectors:")))
+    )
 
 
 def is_hub_data(reference: str) -> bool:
@@ -95,8 +93,10 @@ def tower_name(name: str) -> str:
     if name.startswith("package:"):
         return name.removeprefix("package:").partition("/")[0]
     head, _, checkpoint = name.partition("?checkpoint=")
-    head = head if head.startswith(("timm:", "open_clip:")) and not Path(head.partition(":")[2]).is_absolute() else (
-        public_text(head)
+    head = (
+        head
+        if head.startswith(("timm:", "open_clip:")) and not Path(head.partition(":")[2]).is_absolute()
+        else (public_text(head))
     )
     return f"{head} ({_last_part(checkpoint)})" if checkpoint else head
 

@@ -145,5 +145,8 @@ scores = model.encode_image([image]) @ model.encode_text(captions).T
 print(scores)
 """
     return Snippet(
-        "ONNX, without torch", "", code, "The two graphs, `onnx/image.onnx` and `onnx/text.onnx`, run in any ONNX runtime."
+        "ONNX, without torch",
+        "",
+        code,
+        "The two graphs, `onnx/image.onnx` and `onnx/text.onnx`, run in any ONNX runtime.",
     )

@@ -28,13 +28,26 @@ def training_section(source: CardSource, *, data_name: str, data_link: str, reci
     """
     if not source.recipe:
         return NO_RUN
-    started = f"Trained with mmcl, recipe `{public_text(str(source.value('name') or 'run'))}`, on {data_name}{data_link}."
+    started = (
+        f"Trained with mmcl, recipe `{public_text(str(source.value('name') or 'run'))}`, on {data_name}{data_link}."
+    )
     recipe = ("Every key is in [recipe.yaml](recipe.yaml); `mmcl train recipe.yaml data.path=path/to/data` runs it again."
               if recipe_link else "")  # fmt: skip
     settings = table(["setting", "value"], [[name, value] for name, value in _settings(source) if value])
     hardware = table(["", "measured"], [[name, value] for name, value in _hardware(source) if value])
     ended = _ended(source)
-    return join([started + ended, "### Recipe", settings, recipe, "### Hardware", hardware, "### Curves" if curves else "", curves])
+    return join(
+        [
+            started + ended,
+            "### Recipe",
+            settings,
+            recipe,
+            "### Hardware",
+            hardware,
+            "### Curves" if curves else "",
+            curves,
+        ]
+    )
 
 
 def _settings(source: CardSource) -> list[tuple[str, str]]:
@@ -68,7 +81,9 @@ def _loss(source: CardSource) -> str:
         return ""
     parts = [str(name)]
     if get("loss.positives"):
-        parts.append(f"positives: same {get('loss.positives')}" if get("loss.positives") == "group" else "positives: pairs")
+        parts.append(
+            f"positives: same {get('loss.positives')}" if get("loss.positives") == "group" else "positives: pairs"
+        )
     if get("loss.label_smoothing"):
         parts.append(f"label smoothing {get('loss.label_smoothing'):g}")
     if get("loss.hardness"):
@@ -118,7 +133,11 @@ def _changed(section: Any) -> str:
     if not isinstance(section, Mapping):
         return ""
     quiet = {"crop_ratio", "color_jitter_probability"}  # say nothing where crops and jitter are off
-    on = {key: value for key, value in section.items() if value not in (None, 0, 0.0, False, "", "none") and key not in quiet}
+    on = {
+        key: value
+        for key, value in section.items()
+        if value not in (None, 0, 0.0, False, "", "none") and key not in quiet
+    }
     return public_text(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in on.items()))
 
 
@@ -148,4 +167,4 @@ def _ended(source: CardSource) -> str:
     if source.progress and not source.progress.get("finished"):
         return " **The run is not finished**: it ended before its last step, and this is its best model so far."
     by = source.progress.get("stopped_by")
-    return f" It ended early, by `{public_text(str(by))}`." if by else ""
+    return f" It ended early: {public_text(str(by))}." if by and by != "done" else ""

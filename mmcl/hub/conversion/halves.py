@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcl.hub.conversion.fitting import DoesNotFit
+from mmcl.hub.conversion.fitting import UnfitError
 from mmcl.models.encoder import Encoder
 from mmcl.models.heads import IdentityHead, LinearHead
 from mmcl.models.open_clip_tower import OpenClipTower
+from mmcl.models.saving import tower_obstacle
 from mmcl.models.transformers_tower import TransformersTower
 
 
@@ -31,6 +32,7 @@ class Half:
         convert: from them to transformers' names.
         own_projection: (d', f) that open_clip keeps within its tower; None for none.
         head: mmcl's own projection (d, d') or (d, f); None where features are embeddings.
+        pooling_obstacle: why no VisionTextDualEncoder pools so; None where it does.
         is_converted: whether the tower is another library's.
     """
 
@@ -43,6 +45,7 @@ class Half:
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
     own_projection: Tensor | None = None
     head: Tensor | None = None
+    pooling_obstacle: str | None = None
     is_converted: bool = False
 
     @property
@@ -79,33 +82,41 @@ def half_of(encoder: Encoder) -> Half:
     """One side of a dual encoder as transformers would hold it.
 
     Raises:
-        DoesNotFit: the tower is none of transformers' and cannot be made one, or its head is not linear.
+        UnfitError: the tower is none of transformers' and cannot be made one, or its head is not linear.
     """
-    head, tower = head_matrix(encoder), encoder.tower
+    tower = encoder.tower
     if isinstance(tower, OpenClipTower):
         from mmcl.hub.conversion.open_clip_halves import open_clip_half
 
-        return open_clip_half(encoder, head)
+        return open_clip_half(encoder, head_matrix(encoder))
     if not isinstance(tower, TransformersTower):
         library = {"timm": "timm's", "tiny": "mmcl's own"}.get(tower.spec["family"], f"a {type(tower).__name__}")
-        raise DoesNotFit(f"the {encoder.modality} tower is {library} {tower.spec['name']}, not one of transformers'")
+        raise UnfitError(f"the {encoder.modality} tower is {library} {tower.spec['name']}, not one of transformers'")
+    head = head_matrix(encoder)
     dim = tower.feature_dim if head is None else head.shape[0]
-    state = tower.model.state_dict()
-    return Half(encoder.modality, tower.model.config, encoder.pooling, tower.feature_dim, dim, state, head=head)
+    return Half(
+        encoder.modality,
+        tower.model.config,
+        encoder.pooling,
+        tower.feature_dim,
+        dim,
+        tower.model.state_dict(),
+        head=head,
+        pooling_obstacle=tower_obstacle(encoder),
+    )
 
 
 def head_matrix(encoder: Encoder) -> Tensor | None:
     """(d, f) of a linear head; None where features are embeddings.
 
     Raises:
-        DoesNotFit: the head is more than a matrix.
+        UnfitError: the head is more than a matrix.
     """
     if isinstance(encoder.head, IdentityHead):
         return None
     if not isinstance(encoder.head, LinearHead):
-        raise DoesNotFit(
-            f"the {encoder.modality} head is a {type(encoder.head).__name__}, not a linear one without bias"
-        )
+        kind = type(encoder.head).__name__
+        raise UnfitError(f"the {encoder.modality} head is a {kind}, not a linear one without bias")
     if encoder.head.projection.bias is not None:
-        raise DoesNotFit(f"the {encoder.modality} head is linear with a bias, for which there is no place")
+        raise UnfitError(f"the {encoder.modality} head is linear with a bias, for which there is no place")
     return encoder.head.projection.weight

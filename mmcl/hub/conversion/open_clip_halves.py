@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmcl.hub.conversion.clip_names import clip_from_open_clip
-from mmcl.hub.conversion.fitting import DoesNotFit
+from mmcl.hub.conversion.fitting import UnfitError
 from mmcl.hub.conversion.halves import Half
 from mmcl.hub.conversion.open_clip_tokens import transformers_tokenizer
 from mmcl.hub.conversion.siglip_names import siglip_from_open_clip
@@ -26,7 +26,7 @@ def open_clip_half(encoder: Encoder, head: Tensor | None) -> Half:
         head: (d, d') of mmcl's own head behind it; None for none.
 
     Raises:
-        DoesNotFit: the half is built otherwise than CLIP's and SigLIP's.
+        UnfitError: the half is built otherwise than CLIP's and SigLIP's.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import TextTransformer, VisionTransformer
@@ -40,7 +40,7 @@ def open_clip_half(encoder: Encoder, head: Tensor | None) -> Half:
         tokenizer = transformers_tokenizer(encoder.tower.preprocessing)
         config = _text_config(module, tokenizer)
     else:
-        raise DoesNotFit(f"the {modality} tower is open_clip's {type(module).__name__}, for which there is no class")
+        raise UnfitError(f"the {modality} tower is open_clip's {type(module).__name__}, for which there is no class")
     source = module.state_dict()
     is_clip = config.model_type.startswith("clip")
     own = clip_from_open_clip(source, modality)[1] if is_clip else None
@@ -58,15 +58,12 @@ def _clip_image_config(module: Any) -> Any:
     from transformers import CLIPVisionConfig
 
     _refuse_unless("image", module.attn_pool is None, "pools by attention (attentional_pool)")
-    _refuse_unless(
-        "image", module.pool_type == "tok", f"pools its tokens by {module.pool_type!r}, not by the class token"
-    )
+    pools = f"pools its tokens by {module.pool_type!r}, not by the class token"
+    _refuse_unless("image", module.pool_type == "tok", pools)
     _refuse_unless("image", not isinstance(module.ln_pre, nn.Identity), "has no norm before its blocks (no_ln_pre)")
     _refuse_unless("image", module.proj is not None, "ends without a projection")
-    _refuse_unless(
-        "image", module.image_size[0] == module.image_size[1], f"reads {module.image_size} pixels, no square"
-    )
-    _refuse_unless("image", module.patch_size[0] == module.patch_size[1], "has patches that are no squares")
+    squares = len(set(module.image_size)) == 1 and len(set(module.patch_size)) == 1
+    _refuse_unless("image", squares, f"reads {module.image_size} pixels in patches of {module.patch_size}, no squares")
     return CLIPVisionConfig(
         image_size=module.image_size[0],
         patch_size=module.patch_size[0],
@@ -88,15 +85,11 @@ def _siglip_image_config(module: Any) -> Any:
     _refuse_unless("image", plain, f"is timm's {name}, which does not pool by attention as SigLIP does")
     _refuse_unless("image", len(module.head) == 0, "projects behind timm's tower (timm_proj), which SigLIP does not")
     block, size, patch = trunk.blocks[0], trunk.patch_embed.img_size, trunk.patch_embed.patch_size
-    _refuse_unless("image", size[0] == size[1] and patch[0] == patch[1], f"reads {tuple(size)} pixels, no square")
-    _refuse_unless(
-        "image", pool.num_heads == block.attn.num_heads, "pools with another number of heads than its blocks"
-    )
+    squares = len(set(size)) == 1 and len(set(patch)) == 1
+    _refuse_unless("image", squares, f"reads {tuple(size)} pixels in patches of {tuple(patch)}, no squares")
+    _refuse_unless("image", pool.num_heads == block.attn.num_heads, "pools with more or fewer heads than its blocks")
     activations = {_activation(part.mlp.act) for part in (*trunk.blocks, pool)}
-    epsilons = {norm.eps for part in trunk.blocks for norm in (part.norm1, part.norm2)} | {
-        trunk.norm.eps,
-        pool.norm.eps,
-    }
+    norms = [norm for part in trunk.blocks for norm in (part.norm1, part.norm2)] + [trunk.norm, pool.norm]
     return SiglipVisionConfig(
         image_size=size[0],
         patch_size=patch[0],
@@ -105,7 +98,7 @@ def _siglip_image_config(module: Any) -> Any:
         num_hidden_layers=len(trunk.blocks),
         num_attention_heads=block.attn.num_heads,
         hidden_act=_only("image", activations, "activation"),
-        layer_norm_eps=_only("image", epsilons, "epsilon of its norms"),
+        layer_norm_eps=_only("image", {norm.eps for norm in norms}, "epsilon of its norms"),
     )
 
 
@@ -177,4 +170,4 @@ def _only(modality: str, values: set[Any], what: str) -> Any:
 
 def _refuse_unless(modality: str, fits: bool, what: str) -> None:
     if not fits:
-        raise DoesNotFit(f"the {modality} tower, open_clip's, {what}")
+        raise UnfitError(f"the {modality} tower, open_clip's, {what}")

@@ -1,9 +1,9 @@
 """open_clip's tokenizers as tokenizers of transformers, in one ``tokenizer.json`` that needs no download.
 
-open_clip cleans captions before it tokenizes them: ftfy mends the text, HTML entities are resolved twice, white space is
-joined, and letters are made small or punctuation removed. A ``tokenizer.json`` holds replacements, not programs: what
-is common is replaced as open_clip does it (the entities of Latin letters and of punctuation, curly quotes, ligatures),
-what is rare is not (see ``CLEANING_NOTE``).
+open_clip cleans captions before it tokenizes them: ftfy mends the text, HTML entities are resolved twice, white space
+is joined, and letters are made small or punctuation removed. A ``tokenizer.json`` holds replacements, not programs:
+what is common is replaced as open_clip does it (the entities of Latin letters and of punctuation, curly quotes,
+ligatures), what is rare is not (see ``CLEANING_NOTE``).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import string
 from html.entities import name2codepoint
 from typing import Any
 
-from mmcl.hub.conversion.fitting import DoesNotFit
+from mmcl.hub.conversion.fitting import UnfitError
 from mmcl.models.text_preprocessing import OpenClipText
 
 CLEANING_NOTE = (
-    "The tokenizer gives open_clip's tokens, but for captions that only ftfy mends (wrongly decoded letters, full-width "
-    "letters), rare HTML entities and Greek words that are all in capitals."
+    "The tokenizer gives open_clip's tokens, but for captions that only ftfy mends (wrongly decoded letters, "
+    "full-width letters), rare HTML entities and Greek words that are all in capitals."
 )
 # open_clip's names of the two tokens -> those of every CLIP tokenizer in transformers.
 _SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
@@ -36,17 +36,17 @@ def transformers_tokenizer(preprocessing: OpenClipText) -> Any:
         A ``PreTrainedTokenizerFast`` that cuts at ``preprocessing.max_length`` and gives ``input_ids`` alone.
 
     Raises:
-        DoesNotFit: the tokenizer does what a ``tokenizer.json`` cannot say.
+        UnfitError: the tokenizer does what a ``tokenizer.json`` cannot say.
     """
     import open_clip
 
     source = preprocessing.tokenizer
     if isinstance(source, open_clip.SimpleTokenizer):
         tokenizer = _simple(source)
-    elif isinstance(source, open_clip.HFTokenizer):
+    elif isinstance(source, open_clip.tokenizer.HFTokenizer):
         tokenizer = _hugging_face(source)
     else:
-        raise DoesNotFit(f"open_clip's {type(source).__name__} is no tokenizer that transformers can be given")
+        raise UnfitError(f"open_clip's {type(source).__name__} is no tokenizer that transformers can be given")
     tokenizer.model_max_length = preprocessing.max_length
     tokenizer.model_input_names = ["input_ids"]
     return tokenizer
@@ -58,12 +58,12 @@ def _simple(source: Any) -> Any:
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
     if source.reduction_fn is not None:
-        raise DoesNotFit("the tokenizer shortens captions by a reduction_mask, where transformers cuts them off")
+        raise UnfitError("the tokenizer shortens captions by a reduction_mask, where transformers cuts them off")
     if len(source.all_special_ids) > 2:
-        raise DoesNotFit("the tokenizer has special tokens besides the start and the end of a text")
+        raise UnfitError("the tokenizer has special tokens besides the start and the end of a text")
     cleaning = _cleaning(source.clean_fn)
     if not any(type(step).__name__ == "Lowercase" for step in cleaning):
-        raise DoesNotFit("the tokenizer keeps capitals, which CLIP's vocabulary is not made for")
+        raise UnfitError("the tokenizer keeps capitals, which CLIP's vocabulary is not made for")
     vocab = {_SPECIAL.get(token, token): number for token, number in source.encoder.items()}
     backend = CLIPTokenizer(vocab=vocab, merges=list(source.bpe_ranks)).backend_tokenizer
     _clean_first(backend, cleaning)
@@ -81,10 +81,10 @@ def _hugging_face(source: Any) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     if source.tokenizer_mode or source.strip_sep_token:
-        raise DoesNotFit("open_clip changes the tokens of its tokenizer (tokenizer_mode or strip_sep_token)")
+        raise UnfitError("open_clip changes the tokens of its tokenizer (tokenizer_mode or strip_sep_token)")
     own = source.tokenizer
     if getattr(own, "backend_tokenizer", None) is None:
-        raise DoesNotFit(f"its tokenizer, a {type(own).__name__}, is none that is kept in one tokenizer.json")
+        raise UnfitError(f"its tokenizer, a {type(own).__name__}, is none that is kept in one tokenizer.json")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=own.backend_tokenizer, padding_side=own.padding_side, **own.special_tokens_map
     )
@@ -103,7 +103,7 @@ def _cleaning(clean: Any) -> list[Any]:
     """What open_clip does to a caption before its tokenizer, as normalizers.
 
     Raises:
-        DoesNotFit: a cleaning of somebody's own.
+        UnfitError: a cleaning of somebody's own.
     """
     from open_clip import tokenizer
     from tokenizers import Regex, normalizers
@@ -118,7 +118,7 @@ def _cleaning(clean: Any) -> list[Any]:
     elif clean is tokenizer.get_clean_fn("lower"):
         steps += [normalizers.Lowercase()]
     elif clean is not tokenizer.get_clean_fn("whitespace"):
-        raise DoesNotFit("the tokenizer cleans captions in a way that is not open_clip's own")
+        raise UnfitError("the tokenizer cleans captions in a way that is not open_clip's own")
     return [*steps, replace(Regex(r"\s+"), " "), normalizers.Strip()]
 
 

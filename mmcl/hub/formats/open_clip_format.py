@@ -1,8 +1,8 @@
-"""The export format `open_clip`: `open_clip_config.json` and weights that plain open_clip opens, from a folder or the Hub.
+"""The export format `open_clip`: a config and weights that plain open_clip opens, from a folder or from the Hub.
 
-The config names no file of the machine it was written on. A text tower that open_clip builds with transformers is found
-by the name of a repository, so that such a model is exported for one (``ExportOptions.repo_id``): the tower's config and
-tokenizer lie in the folder, and the name is the repository's own.
+The config names no file of the machine it was written on. A text tower that open_clip builds with transformers is
+found by the name of a repository, so that such a model is exported for one (``ExportOptions.repo_id``): the tower's
+config and tokenizer lie in the folder, and the name is the repository's own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mmcl.hub.formats.format import ExportOptions, Format, Opened
 from mmcl.hub.formats.open_clip_half import Half, ObstacleError
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder
-from mmcl.models.open_clip_folder import CONFIG, opened_alone
-from mmcl.models.open_clip_tower import own_logging
+from mmcl.models.open_clip_folder import CONFIG, OWN_KEY, opened_alone
+from mmcl.models.open_clip_tower import NO_TEXT, own_logging
 from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.models.transformers_loading import first_line, quiet_transformers
 
@@ -112,12 +112,12 @@ def _check(prepared: _Prepared) -> None:
     """
     import open_clip
 
-    config = json.loads(json.dumps(prepared.config))
+    config = {key: value for key, value in json.loads(json.dumps(prepared.config)).items() if key != "custom_text"}
     try:
         with own_logging(), quiet_transformers(), torch.random.fork_rng(devices=[]):
             if prepared.text.tower_config is not None:
                 text = _build_text(prepared.text, config["text_cfg"], config["embed_dim"])
-                config["text_cfg"] = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 0}
+                config["text_cfg"] = NO_TEXT
             with torch.device("meta"):
                 built = open_clip.CustomTextCLIP(**config)
             if prepared.text.tower_config is not None:
@@ -170,8 +170,8 @@ def _preprocess(preprocessing: ImagePreprocessing) -> tuple[dict[str, Any], list
     notes = []
     if keeps_aspect and resize_to != size[0]:
         notes.append(
-            f"open_clip cannot resize to {resize_to} pixels and cut {size[0]} out: its transform resizes to {size[0]}, so "
-            f"that images keep a rim which the source model does not see"
+            f"open_clip cannot resize to {resize_to} pixels and cut {size[0]} out: its transform resizes to {size[0]}, "
+            f"so that images keep a rim which the source model does not see"
         )
     elif edges != size or (isinstance(resize_to, int) and not keeps_aspect):
         notes.append(f"open_clip's transform squashes images to {size}; the source model resizes to {resize_to} first")
@@ -197,9 +197,7 @@ def _tower_id(model: DualEncoder, text: Half) -> str | None:
     return text.tower_id
 
 
-def _name_sources(
-    model: DualEncoder, text: Half, options: ExportOptions
-) -> tuple[dict[str, str], list[str]]:
+def _name_sources(model: DualEncoder, text: Half, options: ExportOptions) -> tuple[dict[str, str], list[str]]:
     """``hf_model_name`` and ``hf_tokenizer_name`` as far as the text half needs them, and what must be known of them.
 
     Raises:
@@ -209,12 +207,13 @@ def _name_sources(
     notes: list[str] = []
     own = _tower_id(model, text)
     if text.tokenizer is not None:
-        names["hf_tokenizer_name"] = options.repo_id or own or PLACEHOLDER
+        known = text.config.get("hf_tokenizer_name")
+        names["hf_tokenizer_name"] = options.repo_id or (known if is_hub_id(known) else own) or PLACEHOLDER
     if text.tower_config is not None:
         if options.combined and own is None:
             raise ConfigError(
-                "format open_clip: open_clip reads the text tower's config from the config.json of a repository, and in "
-                "this one that file is the whole model's; export open_clip to a folder of its own and push it as a "
+                "format open_clip: open_clip reads the text tower's config from the config.json of a repository, and "
+                "in this one that file is the whole model's; export open_clip to a folder of its own and push it as a "
                 "repository of its own"
             )
         names["hf_model_name"] = (None if options.combined else options.repo_id) or own or PLACEHOLDER
@@ -227,8 +226,8 @@ def _name_sources(
             )
     if PLACEHOLDER in names.values():
         notes.append(
-            f"the config names {PLACEHOLDER!r} where the repository's id belongs: export with --repo-id OWNER/NAME before "
-            f"pushing it, or plain open_clip cannot find the text tower's files"
+            f"the config names {PLACEHOLDER!r} where the repository's id belongs: export with --repo-id OWNER/NAME "
+            f"before pushing it, or plain open_clip cannot find the text tower's files"
         )
     return names, notes
 
@@ -247,7 +246,12 @@ def _write(model: DualEncoder, folder: Path, options: ExportOptions) -> Sequence
         _save_tokenizer(prepared.text.tokenizer, folder, combined=options.combined)
     if prepared.text.tower_config is not None and not options.combined:
         _write_json(folder / "config.json", prepared.text.tower_config)
-    content = {"model_cfg": prepared.config | {"text_cfg": text_config}, "preprocess_cfg": preprocess}
+    content = {
+        "model_cfg": prepared.config | {"text_cfg": text_config},
+        "preprocess_cfg": preprocess,
+        # open_clip passes it over; read back by mmcl, the model sees images as before.
+        OWN_KEY: {"image_preprocessing": model.image.tower.preprocessing.to_dict()},
+    }
     _write_json(folder / CONFIG, content)
     return [*notes, *of_images, *prepared.notes]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,8 +68,8 @@ def linear_head(encoder: Encoder) -> tuple[Tensor, Tensor | None]:
         state = cpu_state(encoder.head.projection)
         return state["weight"], state.get("bias")
     raise ObstacleError(
-        f"the {encoder.modality} head ({type(encoder.head).__name__}) has hidden layers, and open_clip has no such head "
-        f"behind {tower_name(encoder)}"
+        f"the {encoder.modality} head ({type(encoder.head).__name__}) has hidden layers, and open_clip has no such "
+        f"head behind {tower_name(encoder)}"
     )
 
 
@@ -108,14 +108,14 @@ def activation(name: str, where: str) -> tuple[bool, dict[str, Any]]:
     raise ObstacleError(f"{where} has the activation {name!r}, and open_clip's blocks have GELU")
 
 
-def block_sizes(config: Any) -> dict[str, Any]:
+def block_sizes(config: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """``width``, ``layers``, ``mlp_ratio`` and, where it is not open_clip's, the layer norm's epsilon.
 
     Args:
         config: a transformers config with CLIP's names for its sizes.
+        state: the weights under open_clip's names.
     """
-    width, hidden = config.hidden_size, getattr(config, "intermediate_size", None)
-    hidden = hidden or int(width * config.mlp_ratio)
+    width, hidden = config.hidden_size, len(state["transformer.resblocks.0.mlp.c_fc.bias"])
     ratio = hidden / width
     if int(width * ratio) != hidden:  # open_clip rounds down
         ratio = (hidden + 0.5) / width

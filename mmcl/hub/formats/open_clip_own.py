@@ -30,10 +30,13 @@ def open_clip_image_half(encoder: Encoder) -> Half:
             state |= _into_linear(state, "attnpool.c_proj", weight, bias)
         else:
             if bias is not None:
-                state["ln_post.bias"] = state["ln_post.bias"] + bias_before(weight @ state["proj"].T, bias, modality="image")
+                state["ln_post.bias"] = state["ln_post.bias"] + bias_before(
+                    weight @ state["proj"].T, bias, modality="image"
+                )
             state["proj"] = state["proj"] @ weight.T
     quick_gelu = None if timm or convolutional else bool(whole.get("quick_gelu", False))
-    return Half(config, state, quick_gelu)
+    left_out = ("CoCa's decoder, which writes captions, is left out",) if "multimodal_cfg" in whole else ()
+    return Half(config, state, quick_gelu, notes=left_out)
 
 
 def _into_linear(state: dict[str, Tensor], name: str, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
@@ -54,7 +57,9 @@ def _into_timm(
     elif proj in ("linear", "mlp"):
         found = _into_linear(state, "head.proj" if proj == "linear" else "head.mlp.fc2", weight, bias)
     else:
-        raise ObstacleError(f"{tower_name(encoder)} ends in timm's pooling {pool!r}, and the image head cannot follow it")
+        raise ObstacleError(
+            f"{tower_name(encoder)} ends in timm's pooling {pool!r}, and the image head cannot follow it"
+        )
     return config | {"timm_proj_bias": any(name.endswith(".bias") for name in found)}, state | found
 
 
@@ -101,7 +106,11 @@ def _into_projection(
     elif "text_projection.weight" in state:
         folded = _into_linear(state, "text_projection", weight, bias)
         weight, bias = folded["text_projection.weight"], folded["text_projection.bias"]
-    found = {"text_projection": weight.T} if bias is None else {"text_projection.weight": weight, "text_projection.bias": bias}
+    found = (
+        {"text_projection": weight.T}
+        if bias is None
+        else {"text_projection.weight": weight, "text_projection.bias": bias}
+    )
     return config | {"proj_type": "linear", "proj_bias": bias is not None}, state | found
 
 

@@ -1,4 +1,4 @@
-"""Text towers of transformers as open_clip's: CLIP's and SigLIP's as its own transformer, BERT and its like as they are.
+"""Text towers of transformers as open_clip's: CLIP's and SigLIP's as its own transformer, BERT and its like as is.
 
 Source: open_clip's ``HFTextEncoder`` builds a tower with transformers from the config that ``hf_model_name`` leads to,
 knows the kinds of ``hf_configs.arch_dict``, and masks what equals the config's ``pad_token_id``.
@@ -80,7 +80,7 @@ def _own(encoder: Encoder) -> Half:
     found = {
         "context_length": length,
         "vocab_size": config.vocab_size,
-        **block_sizes(config),
+        **block_sizes(config, state),
         "heads": config.num_attention_heads,
         "proj_bias": bias is not None,
         **of_activation,
@@ -172,7 +172,9 @@ def _last_norm(encoder: Encoder, source: dict[str, Tensor]) -> str:
     """The bias of the layer norm that a tower's tokens come out of, which takes a head's bias."""
     names = [name for name in source if re.fullmatch(r"encoder\.layer\.\d+\.output\.LayerNorm\.bias", name)]
     if encoder.pooling == "pooler" or not names:
-        raise ObstacleError(f"the text head has a bias, and open_clip's projection behind {tower_name(encoder)} has none")
+        raise ObstacleError(
+            f"the text head has a bias, and open_clip's projection behind {tower_name(encoder)} has none"
+        )
     return max(names, key=lambda name: int(name.split(".")[2]))
 
 
@@ -184,7 +186,9 @@ def _tower_config(config: Any, pad: int, where: str) -> dict[str, Any]:
     """
     if config.pad_token_id != pad:
         if "bert" not in config.model_type or "roberta" in config.model_type:
-            raise ObstacleError(f"{where} has the padding token {config.pad_token_id}, and its tokenizer pads with {pad}")
+            raise ObstacleError(
+                f"{where} has the padding token {config.pad_token_id}, and its tokenizer pads with {pad}"
+            )
         config.pad_token_id = pad
     values = config.to_diff_dict()
     values.pop("_name_or_path", None)

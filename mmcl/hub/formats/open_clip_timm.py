@@ -162,8 +162,8 @@ def _siglip_name(encoder: Encoder, state: dict[str, Tensor]) -> str:
         other = f"; timm's {name} has its sizes, but another activation than {config.hidden_act}"
     raise ObstacleError(
         f"{tower_name(encoder)} needs a timm model with SigLIP's attention pooling, width {config.hidden_size}, "
-        f"{config.num_hidden_layers} layers, patches of {config.patch_size} and images of {size[0]} pixels, and there is "
-        f"none{other}"
+        f"{config.num_hidden_layers} layers, patches of {config.patch_size} and images of {size[0]} pixels, and "
+        f"there is none{other}"
     )
 
 

@@ -69,7 +69,7 @@ def transformers_image_half(encoder: Encoder) -> Half:
     return _clip(encoder) if config.model_type == "clip_vision_model" else _vit(encoder)
 
 
-def _config(encoder: Encoder, **further: Any) -> tuple[dict[str, Any], bool]:
+def _config(encoder: Encoder, state: dict[str, Tensor], **further: Any) -> tuple[dict[str, Any], bool]:
     """``vision_cfg``, and whether the blocks use QuickGELU."""
     config = encoder.tower.model.config
     patch = config.patch_size if isinstance(config.patch_size, int) else square(config.patch_size)
@@ -77,7 +77,7 @@ def _config(encoder: Encoder, **further: Any) -> tuple[dict[str, Any], bool]:
     found = {
         "image_size": square(encoder.tower.preprocessing.size),
         "patch_size": patch,
-        **block_sizes(config),
+        **block_sizes(config, state),
         "head_width": config.hidden_size // config.num_attention_heads,
         **of_activation,
         **further,
@@ -96,13 +96,13 @@ def _clip(encoder: Encoder) -> Half:
         state |= _embeddings(encoder.tower)
     if bias is not None:
         state["ln_post.bias"] = state["ln_post.bias"] + bias_before(weight, bias, modality="image")
-    config, quick_gelu = _config(encoder)
+    config, quick_gelu = _config(encoder, state)
     return Half(config, state, quick_gelu)
 
 
 @torch.no_grad()
 def _embeddings(tower: TransformersTower) -> dict[str, Tensor]:
-    """What enters the blocks for an image of zeros: positions, resized where need be, with all that is added to them."""
+    """What enters the blocks for an image of zeros: positions, resized where need be, and what is added to them."""
     options = {"interpolate_pos_encoding": True} if tower.resizes_positions else {}
     module = tower.model.embeddings
     zeros = torch.zeros(1, 3, *tower.preprocessing.size, device=next(module.parameters()).device)
@@ -139,7 +139,7 @@ def _vit(encoder: Encoder) -> Half:
         "proj": weight.T.contiguous(),
     }
     scaled = {"ls_init_value": 1.0} if config.model_type == "dinov2" else {}
-    found, quick_gelu = _config(encoder, no_ln_pre=True, pool_type=pool_type, **scaled)
+    found, quick_gelu = _config(encoder, state, no_ln_pre=True, pool_type=pool_type, **scaled)
     return Half(found, state, quick_gelu)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcl.hub.formats.sentence_modules import TRANSFORMER_CONFIG, write_json
+from mmcl.models.convolutional_stem import OPTION
 from mmcl.models.encoder import Encoder
 from mmcl.models.text_preprocessing import TextPreprocessing
 from mmcl.models.timm_tower import TimmTower
@@ -28,6 +29,8 @@ def tower_obstacle(encoder: Encoder) -> str | None:
         return f"the {side} tower is {tower.spec['family']}'s and not CLIP-shaped; onnx takes it"
     if tower.resizes_positions:
         return f"the {side} tower reads images of another size than its config says; onnx takes it"
+    if getattr(tower.model.config, OPTION, False):
+        return f"the {side} tower starts with a convolutional stem, which transformers does not build; onnx takes it"
     if empty_module(tower) is None:
         return f"transformers does not build the {side} tower from its config alone; onnx takes it"
     return _pooling_obstacle(encoder)

@@ -50,13 +50,7 @@ def choose(sweep: Sweep, *, rule: str | None = None, keep: float = KEEP) -> Choi
     Raises:
         ConfigError: no such rule or share; a rule that needs other data where there are none.
     """
-    rule = rule or ("keep" if sweep.others else "target")
-    if rule not in RULES:
-        raise ConfigError(f"rule is {rule!r}; want one of {', '.join(RULES)}")
-    if not 0 <= keep <= 1:
-        raise ConfigError(f"keep is {keep}; want a share from 0 to 1, such as {KEEP}")
-    if rule != "target" and not sweep.others:
-        raise ConfigError(f"rule {rule!r} weighs the target against other data, and none were judged; name some")
+    rule = check_rule(rule, keep, has_others=bool(sweep.others))
     target = dict(zip(sweep.alphas, sweep.values(sweep.target)))
     others = {name: dict(zip(sweep.alphas, sweep.values(name))) for name in sweep.others}
     metric = sweep.metrics[sweep.target]
@@ -76,6 +70,26 @@ def choose(sweep: Sweep, *, rule: str | None = None, keep: float = KEEP) -> Choi
         f"the best {metric} on {sweep.target} of the {len(kept)} alphas (of {len(target)}) that keep at least "
         f"{100 * keep:g} % of what the model before had on {', '.join(others)}",
     )
+
+
+def check_rule(rule: str | None, keep: float, *, has_others: bool) -> str:
+    """The rule, or the default one for None.
+
+    Args:
+        rule, keep: see `choose`.
+        has_others: whether there are data besides the target.
+
+    Raises:
+        ConfigError: no such rule or share; a rule that needs other data where there are none.
+    """
+    rule = rule or ("keep" if has_others else "target")
+    if rule not in RULES:
+        raise ConfigError(f"rule is {rule!r}; want one of {', '.join(RULES)}")
+    if not 0 <= keep <= 1:
+        raise ConfigError(f"keep is {keep}; want a share from 0 to 1, such as {KEEP}")
+    if rule != "target" and not has_others:
+        raise ConfigError(f"rule {rule!r} weighs the target against other data, and none are judged; name some")
+    return rule
 
 
 def _first_best(values: dict[float, float]) -> float:

@@ -94,6 +94,12 @@ def merge_lora(
     return with_state(model, state)
 
 
+def changed_weights(base: DualEncoder, merged: DualEncoder) -> list[str]:
+    """Names of the weights that differ between a model and what was merged from it."""
+    own = base.state_dict()
+    return [name for name, value in merged.state_dict().items() if not torch.equal(value, own[name])]
+
+
 def _merged_state(module: nn.Module, folder: Path, *, what: str) -> Mapping[str, Tensor]:
     """The weights of a module with an adapter in them, under the module's own names."""
     peft = require("peft", extra="lora")
