@@ -176,13 +176,13 @@ def _vectors(
         result = export_vectors(embedder, dataset, out, dtype=dtype)
     console.print(
         f"{out}: {result['images']:,} images and {result['texts']:,} captions, {result['embedding_dim']} values each; "
-        f"read back, and a sample of them embedded again: largest difference {result['difference']:.1e}",
+        f"read back, and a sample of them embedded again: largest difference {result['largest_difference']:.1e}",
         markup=False,
         soft_wrap=True,
     )
     if result["skipped"]:
         console.print(f"{len(result['skipped']):,} images could not be read:")
         for row in result["skipped"][:10]:
-            console.print(f"- {row['place']}: {row['reason']}", markup=False, soft_wrap=True)
+            console.print(f"- {row['source']}: {row['reason']}", markup=False, soft_wrap=True)
     console.print(f'open it: mmcl.load("vectors:{out}")', markup=False, soft_wrap=True)
     return result

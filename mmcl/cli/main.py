@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmcl.cli.card import card
 from mmcl.cli.data import app as data_app
 from mmcl.cli.evaluate import app as eval_app
 from mmcl.cli.export import export
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train", no_args_is_help=True)(train)
+app.command("card", no_args_is_help=True)(card)
 app.add_typer(eval_app, name="eval")
 app.command("export", no_args_is_help=True)(export)
 app.command("push", no_args_is_help=True)(push)

@@ -52,8 +52,6 @@ def load(
     check_precision(precision, found)
     if reference.startswith("vectors:"):
         return VectorsEmbedder(load_vectors(reference.removeprefix("vectors:")))
-    if reference == "tiny" or reference.startswith("timm:"):
-        open_dual_encoder(reference)  # says that it is a tower
     if reference.startswith("sentence-transformers:"):
         require("sentence_transformers", extra="sentence-transformers")
     located = locate(reference, revision=revision, token=token)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast
+from typing import Any
 
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
@@ -58,7 +58,7 @@ class LocatedModel:
     repo_id: str | None = None
     architecture: str = ""
     checkpoint: str | None = None
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: str = "fp32"
 
 
 class HubFiles:
@@ -107,31 +107,37 @@ def locate(reference: str | Path, *, revision: str | None = None, token: str | N
             code of its own, paths that lead out of it.
     """
     reference = str(reference)
+    if reference == "tiny" or reference.startswith("timm:"):
+        raise ConfigError(f"{reference!r} is a tower, not a model of images and texts; name it in model.image.name")
+    if reference.startswith("vectors:"):
+        raise ConfigError(f"{reference!r} holds embeddings and no model: it has no towers to run, train or merge")
     prefix = next((prefix for prefix in _PREFIXES if reference.startswith(prefix)), "")
     rest = os.path.expanduser(resolve_path(reference.removeprefix(prefix)))
     forced, mark = _PREFIXES.get(prefix, (None, ""))
     if prefix == "onnx:":
         folder, _, last = rest.rpartition("/")
         if last in _ONNX_PRECISIONS and not os.path.isdir(rest):
-            found = _locate(folder, reference, revision, token, kind=forced, mark=mark)
-            return _replaced(found, precision=cast(Literal["fp32", "int8"], last))
+            return _locate(folder, reference, revision, token, kind=forced, mark=mark, precision=last)
     if prefix == "open_clip:" and not rest.startswith(HUB_PREFIX) and not os.path.isdir(rest):
         named = parse_tower(reference)
         return LocatedModel(reference, "open_clip", None, architecture=named.name, checkpoint=named.checkpoint)
     return _locate(rest.removeprefix(HUB_PREFIX), reference, revision, token, kind=forced, mark=mark)
 
 
-def _replaced(found: LocatedModel, **values: Any) -> LocatedModel:
-    return LocatedModel(**{**vars(found), **values})
-
-
 def _locate(
-    name: str, reference: str, revision: str | None, token: str | None, *, kind: Kind | None, mark: str
+    name: str,
+    reference: str,
+    revision: str | None,
+    token: str | None,
+    *,
+    kind: Kind | None,
+    mark: str,
+    precision: str = "fp32",
 ) -> LocatedModel:
     if os.path.isdir(name):
         if revision is not None:
             raise ConfigError(f"{reference!r} is a folder, which has no revisions; leave revision={revision!r} out")
-        return _in_folder(Path(name), reference, kind=kind, mark=mark)
+        return replace(_in_folder(Path(name), reference, kind=kind, mark=mark), precision=precision)
     if os.path.isfile(name):
         raise ConfigError(f"{reference} is a file; a model is a folder, a Hub id, or vectors:FILE")
     repo_id, _, said = name.partition("@")
@@ -141,7 +147,8 @@ def _locate(
         raise ConfigError(f"there is no model folder {reference!r} (looked in {Path(name).absolute()})")
     if said and revision is not None and said != revision:
         raise ConfigError(f"{reference!r} names the revision {said!r}, and revision={revision!r} another; give one")
-    return _on_hub(repo_id, reference, said or revision, token, kind=kind, mark=mark)
+    wanted = LocatedModel(reference, kind or "mmcl", None, said or revision, repo_id, precision=precision)
+    return _on_hub(wanted, token, kind=kind, mark=mark)
 
 
 def _in_folder(folder: Path, reference: str, *, kind: Kind | None, mark: str) -> LocatedModel:
@@ -155,24 +162,23 @@ def _in_folder(folder: Path, reference: str, *, kind: Kind | None, mark: str) ->
     return LocatedModel(reference, kind, folder / root)
 
 
-def _on_hub(
-    repo_id: str, reference: str, revision: str | None, token: str | None, *, kind: Kind | None, mark: str
-) -> LocatedModel:
+def _on_hub(wanted: LocatedModel, token: str | None, *, kind: Kind | None, mark: str) -> LocatedModel:
     from mmcl.repos.downloading import fetch_snapshot
     from mmcl.repos.listing import ask_once
 
+    repo_id, revision = str(wanted.repo_id), wanted.revision
     listed = ask_once(repo_id, revision=revision, token=token)
     if isinstance(listed, Path):  # the Hub must not or cannot be asked: what was fetched before
-        found = _in_folder(listed, reference, kind=kind, mark=mark)
-        return _replaced(found, revision=listed.name, repo_id=repo_id)
+        found = _in_folder(listed, wanted.reference, kind=kind, mark=mark)
+        return replace(wanted, kind=found.kind, folder=found.folder, revision=listed.name)
     files = HubFiles(repo_id, listed, revision=revision, token=token)
     kind, root = _choose(files, kind, mark)
     check_model(files, kind)
-    modules = _modules(files, kind)
-    needed = [name for name in files.names() if _is_needed(name, kind, modules=modules, root=root)]
+    modules, others = _modules(files, kind), _other_graphs(files, kind, root, wanted.precision)
+    needed = [name for name in listed if _is_needed(name, kind, modules=modules, root=root) and name not in others]
     snapshot = fetch_snapshot(repo_id, revision=revision, allow=needed, token=token)
     check_links(snapshot, [name for name in needed if (snapshot / name).exists()])
-    return LocatedModel(reference, kind, snapshot / root, revision=snapshot.name, repo_id=repo_id)
+    return replace(wanted, kind=kind, folder=snapshot / root, revision=snapshot.name)
 
 
 def _choose(files: ModelFiles, kind: Kind | None, mark: str) -> tuple[Kind, str]:
@@ -200,6 +206,18 @@ def _modules(files: ModelFiles, kind: Kind) -> tuple[str, ...]:
     if kind != "sentence-transformers" or SENTENCE_TRANSFORMERS not in files.names():
         return ()
     return tuple(f"{module['path']}/" for module in files.read(SENTENCE_TRANSFORMERS) if module.get("path"))
+
+
+def _other_graphs(files: ModelFiles, kind: Kind, root: str, precision: str) -> set[str]:
+    """ONNX graphs of other precisions than the one that is wanted."""
+    if kind != "onnx":
+        return set()
+    description = files.read(f"{root}/{ONNX}".lstrip("/"))
+    graphs = description.get("graphs") if isinstance(description, dict) else None
+    named: dict[str, set[str]] = {}
+    for each, sides in (graphs or {}).items():
+        named[each] = {f"{root}/{name}".lstrip("/") for names in sides.values() for name in names}
+    return set().union(*named.values()) - named.get(precision, set())
 
 
 def _is_needed(name: str, kind: Kind, *, modules: tuple[str, ...] = (), root: str = "") -> bool:

@@ -1,7 +1,8 @@
-"""open_clip's folders whose text tower is transformers': opened without the Hub.
+"""open_clip's folders whose towers are found on the Hub, opened without it.
 
-open_clip builds such a tower from the config that ``hf_model_name`` leads to, a Hub id, also where the folder holds
-that config itself.
+open_clip builds a text tower of transformers from the config that ``hf_model_name`` leads to, a Hub id, also where the
+folder holds that config itself; and timm builds an image tower from the config of a repository that is named as
+``hf-hub:owner/name``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,20 @@ from mmcl.models.transformers_loading import parse_json
 CONFIG = "open_clip_config.json"
 # Beside open_clip's keys: what mmcl knows of a model and open_clip's keys cannot say.
 OWN_KEY = "mmcl"
-TOWER_FOLDER = "text_tower"
+HUB = "hf-hub:"
+TIMM_KEYS = ("architecture", "model_args", "num_classes", "pretrained_cfg")
+
+
+def names_repository(model_config: Mapping[str, Any]) -> bool:
+    """Whether a ``model_cfg`` has timm read the image tower's config from a repository."""
+    return str(model_config["vision_cfg"].get("timm_model_name") or "").startswith(HUB)
+
+
+def own_timm_config(folder: str | Path) -> dict[str, Any] | None:
+    """The timm config of the image tower that a folder itself holds; None where it holds none."""
+    path = Path(folder) / "config.json"
+    found = parse_json(path) if path.is_file() else {}
+    return {key: found[key] for key in TIMM_KEYS} if set(TIMM_KEYS) <= set(found) else None
 
 
 def own_text_config(folder: str | Path) -> dict[str, Any] | None:
@@ -33,6 +47,7 @@ def own_text_config(folder: str | Path) -> dict[str, Any] | None:
     if (path := Path(folder) / "config.json").is_file():
         whole = parse_json(path)
         found = whole.get("text_config") if "text_config" in whole else whole
+        found = {key: value for key, value in found.items() if key not in TIMM_KEYS}
     elif (path := Path(folder) / "mmcl.json").is_file():
         tower = parse_json(path).get("text", {}).get("tower", {})
         found = tower.get("config") if tower.get("family") == "transformers" else None
@@ -51,17 +66,21 @@ def _link(source: Path, target: Path) -> None:
 def opened_alone(folder: str | Path) -> Iterator[Path]:
     """Within it, a folder that plain open_clip opens and that needs no Hub: the given one where that is so already.
 
-    Where the text tower is transformers' and its config lies in the folder, this is a temporary folder of links whose
-    ``hf_model_name`` is that config's own folder: what the Hub answers for a repository that names itself.
+    Where a tower's config lies in the folder, this is a temporary folder of links in which the tower is named by that
+    config's own folder: what the Hub answers for a repository that names itself.
 
     Args:
         folder: one with an ``open_clip_config.json``.
     """
     folder = Path(folder)
     config = parse_json(folder / CONFIG)
-    text = config.get("model_cfg", {}).get("text_cfg", {})
-    own = own_text_config(folder) if isinstance(text, dict) and text.get("hf_model_name") else None
-    if own is None:
+    model = config.get("model_cfg", {})
+    text, vision = model.get("text_cfg", {}), model.get("vision_cfg", {})
+    towers = {
+        "text_tower": own_text_config(folder) if text.get("hf_model_name") else None,
+        "image_tower": own_timm_config(folder) if vision and names_repository(model) else None,
+    }
+    if not any(towers.values()):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="mmcl_open_clip_") as made:
@@ -69,8 +88,13 @@ def opened_alone(folder: str | Path) -> Iterator[Path]:
         for file in folder.iterdir():
             if file.is_file() and file.name != CONFIG:
                 _link(file, copy / file.name)
-        (copy / TOWER_FOLDER).mkdir()
-        (copy / TOWER_FOLDER / "config.json").write_text(json.dumps(own), encoding="utf-8")
-        text["hf_model_name"] = str(copy / TOWER_FOLDER)
+        for name, content in towers.items():
+            if content is not None:
+                (copy / name).mkdir()
+                (copy / name / "config.json").write_text(json.dumps(content), encoding="utf-8")
+        if towers["text_tower"] is not None:
+            text["hf_model_name"] = str(copy / "text_tower")
+        if towers["image_tower"] is not None:
+            vision["timm_model_name"] = f"local-dir:{copy / 'image_tower'}"
         (copy / CONFIG).write_text(json.dumps(config), encoding="utf-8")
         yield copy

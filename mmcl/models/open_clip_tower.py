@@ -6,22 +6,22 @@ import difflib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.models.open_clip_folder import CONFIG, OWN_KEY, opened_alone
+from mmcl.models.open_clip_folder import CONFIG, OWN_KEY, names_repository, opened_alone, own_timm_config
 from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.models.text_preprocessing import OpenClipText
 from mmcl.models.tower import Tower, TowerOutput
 from mmcl.models.transformers_loading import first_line, parse_json
 
-# A text half that is not asked for, in place of one that would be built with transformers.
+# Halves that are not asked for, in place of those that the Hub would be asked for.
+NO_IMAGE = {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "layers": 1}
 NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 
 
@@ -36,7 +36,7 @@ class OpenClipTower(Tower):
         config: open_clip's ``model_cfg``.
 
     Attributes:
-        text_config: the transformers config of a text tower that open_clip builds with transformers; else None.
+        tower_config: what open_clip reads from the Hub to build the half, of transformers or of timm; else None.
     """
 
     def __init__(self, model: Any, modality: str, preprocessing: Any, *, name: str, config: dict[str, Any]) -> None:
@@ -45,10 +45,12 @@ class OpenClipTower(Tower):
         self.feature_dim = config["embed_dim"]
         self.poolings, self.default_pooling = ("pooler",), "pooler"
         self.spec = {"family": "open_clip", "name": name, "config": config}
-        self.text_config = None
+        self.tower_config = None
         if modality == "text" and config["text_cfg"].get("hf_model_name"):
-            self.text_config = model.config.to_diff_dict()
-            self.text_config.pop("_name_or_path", None)  # where it was read from
+            self.tower_config = model.config.to_diff_dict()
+            self.tower_config.pop("_name_or_path", None)  # where it was read from
+        elif modality == "image" and names_repository(config):
+            self.tower_config = own_timm_config(name)
 
     def forward(self, **inputs: Tensor) -> TowerOutput:
         """pixel_values (b, 3, h, w), or input_ids (b, t) -> features (b, f)."""
@@ -59,12 +61,17 @@ class OpenClipTower(Tower):
     def save_config(self, folder: Path) -> None:
         """Write what ``restore_open_clip_tower`` reads: configs, and a tokenizer that open_clip does not carry."""
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"model_cfg": self.spec["config"], "preprocess_cfg": {}}
+        config = self.spec["config"]
+        if self.modality == "image" and config["text_cfg"].get("hf_model_name"):
+            config = config | {"text_cfg": NO_TEXT}
+        elif self.modality == "text" and names_repository(config):
+            config = config | {"vision_cfg": NO_IMAGE}
+        content = {"model_cfg": config, "preprocess_cfg": {}}
         (folder / CONFIG).write_text(json.dumps(content, indent=2), encoding="utf-8")
         if self.modality == "text":
             self.preprocessing.save(folder)
-        if self.text_config is not None:
-            (folder / "config.json").write_text(json.dumps(self.text_config, indent=2), encoding="utf-8")
+        if self.tower_config is not None:
+            (folder / "config.json").write_text(json.dumps(self.tower_config, indent=2), encoding="utf-8")
 
 
 @contextmanager
@@ -274,23 +281,9 @@ def restore_open_clip_tower(folder: Path, modality: str, preprocessing: dict[str
         ConfigError: the folder is not complete.
     """
     max_length = preprocessing["max_length"] if modality == "text" else None
-    with _without_text(folder) if modality == "image" else nullcontext(folder) as source:
-        model = create_open_clip(str(source), None, load_weights=False)
+    model = create_open_clip(str(folder), None, load_weights=False)
     tower = build_open_clip_half(model, str(folder), modality, max_length=max_length)
     if modality == "image":
         tower.preprocessing = ImagePreprocessing(**preprocessing)
     tower.spec["name"] = name
     return tower
-
-
-@contextmanager
-def _without_text(folder: Path) -> Iterator[Path]:
-    """A folder for an image tower alone: a text tower of transformers would be looked for on the Hub."""
-    config = parse_json(folder / CONFIG)
-    if not config.get("model_cfg", {}).get("text_cfg", {}).get("hf_model_name"):
-        yield folder
-        return
-    config["model_cfg"] = config["model_cfg"] | {"text_cfg": NO_TEXT}
-    with tempfile.TemporaryDirectory(prefix="mmcl_open_clip_") as made:
-        (Path(made) / CONFIG).write_text(json.dumps(config), encoding="utf-8")
-        yield Path(made)

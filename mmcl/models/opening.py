@@ -32,11 +32,6 @@ def open_dual_encoder(
             it has not two towers that can be run in torch (ONNX graphs, files of vectors).
     """
     if not isinstance(reference, LocatedModel):
-        reference = str(reference)
-        if reference == "tiny" or reference.startswith("timm:"):
-            raise ConfigError(f"{reference!r} is a tower, not a model of images and texts; name it in model.image.name")
-        if reference.startswith("vectors:"):
-            raise ConfigError(f"{reference!r} holds embeddings and no model: it has no towers to run, train or merge")
         reference = locate(reference, revision=revision, token=token)
     if reference.kind == "onnx":
         raise ConfigError(

@@ -92,8 +92,11 @@ def empty_dual(towers: Sequence[tuple[Any, int]], embedding_dim: int) -> Any | N
 
     if any(type(config) not in MODEL_MAPPING for config, _ in towers):
         return None  # asked for it, transformers would import every model it knows before it refuses
-    # ConvNeXt's config has no hidden_size, which is where the size of the projection is read.
-    image, text = (config.to_dict() | {"hidden_size": feature_dim} for config, feature_dim in towers)
+    # ConvNeXt's config has no hidden_size, which is where the size of the projection is read. Where a tower was read
+    # from is a path of this machine.
+    image, text = (
+        config.to_dict() | {"hidden_size": feature_dim, "_name_or_path": ""} for config, feature_dim in towers
+    )
     try:
         with quiet_transformers(), torch.device("meta"):
             config = VisionTextDualEncoderConfig(vision_config=image, text_config=text, projection_dim=embedding_dim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from mmcl.errors import ConfigError
 from mmcl.models.encoder import Encoder
+from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.models.sentence_heads import SentenceLayer, SentenceModule, build_sentence_head, read_layer
 from mmcl.models.text_preprocessing import TextPreprocessing
 from mmcl.models.timm_tower import TimmTower, read_weights
@@ -123,14 +125,38 @@ def _text_tower(folder: Path, pooling: str) -> TransformersTower:
 
 def _image_tower(folder: Path, pooling: str) -> Tower:
     config = parse_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    preprocessing = image_preprocessing(str(folder), None, pretrained=True, size=None)
     if config.get("model_type") == "timm_wrapper":
-        return _timm_tower(folder, config, preprocessing)
+        return _timm_tower(folder, config)
+    preprocessing = image_preprocessing(str(folder), None, pretrained=True, size=None)
     full, _ = load_pretrained(str(folder))
     return TransformersTower(encoder_half(full), "image", preprocessing, name=str(folder), default_pooling=pooling)
 
 
-def _timm_tower(folder: Path, config: dict[str, Any], preprocessing: Any) -> TimmTower:
+def _timm_preprocessing(folder: Path, config: dict[str, Any]) -> ImagePreprocessing:
+    """What timm's image processor does, whose config is the model's; another has a file of its own."""
+    import timm
+
+    if (folder / "preprocessor_config.json").is_file():
+        return image_preprocessing(str(folder), None, pretrained=True, size=None)
+    data = timm.data.resolve_data_config(config.get("pretrained_cfg") or {}, model=None)
+    size = tuple(data["input_size"][-2:])
+    resize_to = tuple(math.floor(edge / data["crop_pct"]) for edge in size)
+    if data["crop_mode"] not in ("center", "squash") or (data["crop_mode"] == "center" and size[0] != size[1]):
+        raise ConfigError(
+            f"{folder}: images are cut in the mode {data['crop_mode']!r} to {size} pixels; mmcl does squash, and "
+            f"center to a square"
+        )
+    return ImagePreprocessing(
+        size,
+        resize_to if data["crop_mode"] == "squash" else resize_to[0],
+        data["interpolation"],
+        data["mean"],
+        data["std"],
+        crop_rounding="even",
+    )
+
+
+def _timm_tower(folder: Path, config: dict[str, Any]) -> TimmTower:
     import timm
 
     name, options = config.get("architecture", ""), config.get("model_args") or {}
@@ -141,7 +167,7 @@ def _timm_tower(folder: Path, config: dict[str, Any], preprocessing: Any) -> Tim
         model.load_state_dict({key.removeprefix("timm_model."): value for key, value in weights.items()})
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"{folder}: timm cannot build {name!r} with these weights ({first_line(error)})") from error
-    return TimmTower(model, preprocessing, name=name, options=options)
+    return TimmTower(model, _timm_preprocessing(folder, config), name=name, options=options)
 
 
 def _without_class_token(layer: SentenceLayer, tower: Tower, folder: Path) -> SentenceLayer:

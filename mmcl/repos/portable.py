@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 # What may stand before a path in the name of a model, a tower or data.
-_PREFIX = re.compile(r"(?:open_clip|vectors|sentence-transformers|onnx|file):|timm:[^?\s]*\?checkpoint=|\w+=(?=[~/])")
+_PREFIX = re.compile(
+    r"(?:open_clip|vectors|sentence-transformers|onnx):|file:(?://)?|timm:[^?\s]*\?checkpoint=|\w+=(?=[~/])"
+)
 # Inside a longer text: an absolute path of two parts or more that does not belong to an address.
 _INSIDE = re.compile(r"(?<![\w.:/<>~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+,=-]+){2,}[/\\]?")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")

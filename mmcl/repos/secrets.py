@@ -64,7 +64,8 @@ def find_secrets(text: str, *, quoted_only: bool = False) -> list[Finding]:
     found = {(text.count("\n", 0, match.start()) + 1, kind)
              for kind, pattern in _KNOWN.items() for match in pattern.finditer(text)}  # fmt: skip
     for match in _ASSIGNED.finditer(text):
-        value = match["double"] or match["single"] or ("" if quoted_only else match["bare"]) or ""
+        bare = "" if quoted_only else (match["bare"] or "").rstrip(".:`*")
+        value = match["double"] or match["single"] or bare
         if len(value) >= _SHORTEST and not _PLACEHOLDER.match(value) and not _is_number(match):
             found.add((text.count("\n", 0, match.end()) + 1, "a password or key"))
     return [Finding(line, kind) for line, kind in sorted(found)]

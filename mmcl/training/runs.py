@@ -6,11 +6,13 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from mmcl.batch import SkippedRow
@@ -30,7 +32,7 @@ _RESUMABLE_SECTIONS = ("evaluate", "checkpoint", "smoke")
 
 
 def environment() -> dict[str, Any]:
-    """Package versions and the git commit of the working directory, for the record."""
+    """Package versions, the git commit of the working directory, and the machine, for the record; no host name."""
     packages = ("mmcl", "torch", "torchvision", "transformers", "timm", "open_clip_torch", "accelerate")
     versions = {}
     for package in packages:
@@ -38,7 +40,28 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    return {"packages": versions, "git_commit": _git_commit()}
+    return {
+        "packages": versions,
+        "git_commit": _git_commit(),
+        "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "processors": os.cpu_count(),
+        "device": _device_name(),
+    }
+
+
+def _device_name() -> str:
+    """What the run computes on: the GPU with its memory, else the processor."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        number = torch.cuda.device_count()
+        name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        return f"{number} × {name}" if number > 1 else name
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

@@ -40,6 +40,7 @@ COMMANDS = (
     ("merge", "interpolate"),
     ("merge", "soup"),
     ("merge", "lora"),
+    ("card",),
     ("recipes",),
     ("recipes", "show"),
     ("recipes", "card"),

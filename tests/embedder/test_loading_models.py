@@ -98,7 +98,10 @@ def offline(monkeypatch):
         ("runs/nothing", "there is no model folder 'runs/nothing'"),
         ("./nothing", "there is no model folder './nothing'"),
         ("/no/such/folder", "there is no model folder '/no/such/folder'"),
-        ("nobody/nothing", "no folder 'nobody/nothing', and cannot open 'nobody/nothing' on the Hub: HF_HUB_OFFLINE is"),
+        (
+            "nobody/nothing",
+            "no folder 'nobody/nothing', and cannot open 'nobody/nothing' on the Hub: HF_HUB_OFFLINE is",
+        ),
         ("nothing", "no folder 'nothing', and cannot open 'nothing' on the Hub: HF_HUB_OFFLINE is set"),
         ("tiny", "is a tower, not a model"),
         ("timm:test_vit", "is a tower, not a model"),
@@ -115,7 +118,9 @@ def test_references_that_lead_nowhere(offline, reference, says):
 
 
 def test_folders_without_a_model(offline, tmp_path):
-    with pytest.raises(ConfigError, match=r"neither an mmcl model \(mmcl.json\) nor a transformers one .* there is no file"):
+    with pytest.raises(
+        ConfigError, match=r"neither an mmcl model \(mmcl.json\) nor a transformers one .* there is no file"
+    ):
         mmcl.load(tmp_path)
     (tmp_path / "config.yaml").write_text("data: {}")
     with pytest.raises(ConfigError, match="holds a run that has not saved a model yet"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,12 @@ def check_equal(model: DualEncoder, opened: Opened) -> None:
     assert (opened.embed_pixels(images) - wanted).abs().max() < BOUND
     assert (opened.embed_texts(CAPTIONS) - texts).abs().max() < BOUND
     # Controls: another picture and another caption are further away than the bound.
-    assert (opened.embed_pixels(images.flip(0)) - wanted).abs().max() > 100 * BOUND
-    assert (opened.embed_texts(CAPTIONS[::-1]) - texts).abs().max() > 100 * BOUND
+    assert (opened.embed_pixels(images.flip(0)) - wanted).abs().max() > 10 * BOUND
+    assert (opened.embed_texts(CAPTIONS[::-1]) - texts).abs().max() > 10 * BOUND
 
 
 def dual(folder: Path, image: dict[str, Any], text: dict[str, Any] | None = None, **model: Any) -> DualEncoder:
-    """A tower is the keys of its section, or ``kind``, a tiny folder to be made; the text tower is BERT unless given."""
+    """A tower is the keys of its section, with ``kind`` for a tiny folder to be made; text is BERT unless given."""
     text = {"kind": "bert"} | (text or {})
     for side, make in ((image, tiny_folders.save_vision_model), (text, tiny_folders.save_text_model)):
         if kind := side.pop("kind", None):
@@ -86,19 +87,22 @@ def variants(tmp_path: Path) -> None:
     tiny_open_clip.register(tmp_path / "architectures")
 
 
-@pytest.mark.parametrize("name", ["minilm_cnn", "xlm_r_dinov2", "clip", "open_clip"])
+@pytest.mark.parametrize("name", ["minilm_cnn", "xlm_r_dinov2", "clip", "siglip", "open_clip"])
 def test_plain_open_clip_embeds_as_the_source(name: str, trained: Trained, tmp_path: Path) -> None:
     model = trained(name)
     opened = exported(model, tmp_path / "out")
     check_equal(model, opened)
-    assert opened.model.logit_scale.exp().item() == pytest.approx(float(model.logit_scale), rel=1e-6)
-    assert opened.embed_texts([]).shape == opened.embed_images([]).shape == (0, 24)
-    assert opened.embed_pixels(torch.empty(0, 3, *model.image.tower.preprocessing.size)).shape == (0, 24)
+    assert opened.model.logit_scale.exp().item() == pytest.approx(float(model.logit_scale.detach()), rel=1e-6)
+    assert opened.embed_texts([]).shape == opened.embed_images([]).shape == (0, model.embedding_dim)
+    assert opened.embed_pixels(torch.empty(0, 3, *model.image.tower.preprocessing.size)).shape[1:] == (
+        model.embedding_dim,
+    )
     for file in (tmp_path / "out").iterdir():
         assert file.suffix in (".json", ".safetensors")
         if file.suffix == ".json":
             text = file.read_text()
-            assert "/tmp" not in text and str(tmp_path.parents[2]) not in text
+            assert str(tmp_path.parents[2]) not in text
+            assert '"/' not in text
     assert set(FORMAT.needs) <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
@@ -116,21 +120,16 @@ def test_control_other_weights_embed_otherwise(trained: Trained, tmp_path: Path)
     assert (opened.embed_pixels(pixels(model)) - wanted).abs().max() > 100 * BOUND
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("bert_vit", "ViTModel.*pooler.*tanh"), ("siglip", "SiglipVisionModel.*timm.*there is none")]
-)
-def test_what_open_clip_cannot_say_is_named(name: str, reason: str, trained: Trained) -> None:
-    found = FORMAT.obstacle(trained(name))
-    assert found.count("\n") == 0 and "onnx" in found and not found.endswith(".")
-    with pytest.raises(ConfigError, match=reason):
-        raise ConfigError(found)
+def test_what_open_clip_cannot_say_is_named(trained: Trained) -> None:
+    found = FORMAT.obstacle(trained("bert_vit"))
+    assert re.match("the image tower .ViTModel. is pooled by its own pooler, a dense layer and tanh", found)
+    assert "onnx" in found
+    assert not found.endswith(".")
 
 
 def test_its_own_transform_is_the_sources_where_nothing_is_resized(trained: Trained, tmp_path: Path) -> None:
-    for name, model in (
-        ("open_clip", trained("open_clip")),
-        ("vit", dual(tmp_path, {"kind": "vit", "pooling": "cls"})),
-    ):
+    vit = dual(tmp_path, {"kind": "vit", "pooling": "cls"})
+    for name, model in (("open_clip", trained("open_clip")), ("vit", vit)):
         opened = exported(model, tmp_path / name)
         images = six_models.make_images(3, size=(32, 32))
         wanted = DualEncoderEmbedder(model, device="cpu").encode_image(images)
@@ -171,9 +170,13 @@ def test_captions_that_open_clip_mends(trained: Trained, tmp_path: Path) -> None
         ({"kind": "clip_vision", "image_size": 40, "head": HeadSection(bias=True)}, {"kind": "roberta"}, {}),
         ({"name": "timm:test_vit", "pretrained": False, "pooling": "mean"}, {"max_length": 9}, {}),
         ({"name": "timm:test_vit", "pretrained": False, "options": {"drop_path_rate": 0.1}}, {}, {}),
-        ({"name": "timm:test_resnet", "pretrained": False, "image_size": 64, "options": {"global_pool": "max"}}, {}, {}),
+        ({"name": "timm:test_resnet", "options": {"global_pool": "max"}, "pretrained": False}, {}, {}),
+        ({"name": "timm:test_vit", "pretrained": False, "image_size": 64}, {}, {}),
+        ({"name": "timm:test_vit", "pretrained": False, "options": {"global_pool": "avg"}}, {}, {}),
+        ({"name": "timm:test_vit", "pretrained": False, "options": {"num_heads": 4, "qk_norm": True}}, {}, {}),
     ],
-    ids=["cls and bias", "mean", "no qkv bias", "other size", "CLIP's other size", "timm mean", "dropped", "timm max"],
+    ids=["cls and bias", "mean", "no qkv bias", "other size", "CLIP's other size", "timm mean", "dropped", "timm max",
+         "timm's other size", "timm avg", "timm options"],
 )  # fmt: skip
 def test_towers_poolings_and_heads(image: dict, text: dict, model: dict, tmp_path: Path) -> None:
     made = dual(tmp_path / "towers", dict(image), dict(text), **model)
@@ -218,7 +221,6 @@ def test_hidden_layers_behind_timm(head: dict, obstacle: str | None, tmp_path: P
         ({"kind": "dinov2", "head": HeadSection(name="mlp")}, {}, "image head.*hidden layers"),
         ({"kind": "clip_vision", "pooling": "cls"}, {}, "CLIPVisionModel.*'cls'"),
         ({"kind": "siglip_vision", "pooling": "mean"}, {}, "SiglipVisionModel.*'mean'"),
-        ({"name": "timm:test_vit", "pretrained": False, "image_size": 64}, {}, "test_vit.*img_size=64"),
         ({"name": "timm:test_efficientnet", "pretrained": False, "image_size": 64, "pooling": "max"}, {}, "'max'"),
         ({"kind": "dinov2"}, {"kind": "mpnet"}, "MPNetModel"),
         ({"kind": "dinov2"}, {"pooling": "max"}, "BertModel.*'max'"),
@@ -238,7 +240,8 @@ def test_stems_of_mmcl_are_an_obstacle(tmp_path: Path) -> None:
     tiny = {"name": "tiny", "options": {"convolutional_stem": True}}
     assert "image tower" in FORMAT.obstacle(dual(tmp_path / "a", dict(tiny)))
     of_text = FORMAT.obstacle(dual(tmp_path / "b", {"kind": "dinov2"}, {"kind": None, **tiny}))
-    assert "text tower" in of_text and "convolutional stem" in of_text
+    assert of_text.startswith("the text tower")
+    assert "convolutional stem" in of_text
 
 
 def test_a_bias_becomes_a_shift_of_the_features() -> None:
@@ -248,6 +251,14 @@ def test_a_bias_becomes_a_shift_of_the_features() -> None:
     torch.testing.assert_close(weight @ shift, bias)
     with pytest.raises(ConfigError, match="image head has a bias"):
         bias_before(weight.T, torch.randn(8, generator=generator), modality="image")
+
+
+def siglip(folder: Path, **vision: Any) -> DualEncoder:
+    folder.mkdir()
+    tiny_folders.save_dual_model(folder, "siglip")
+    config = json.loads((folder / "config.json").read_text())
+    tiny_folders.edit_json(folder / "config.json", vision_config=config["vision_config"] | vision)
+    return shaken(dual_encoder_from_transformers(str(folder)))
 
 
 def test_siglip_where_timm_has_its_sizes(tmp_path: Path) -> None:
@@ -261,25 +272,45 @@ def test_siglip_where_timm_has_its_sizes(tmp_path: Path) -> None:
         def build(pretrained: bool = False, pretrained_cfg: Any = None, **given: Any) -> VisionTransformer:
             kept = {key: value for key, value in given.items() if key in ("num_classes", "global_pool")}
             made = {"class_token": False, "global_pool": "map", "act_layer": act_layer} | sizes | kept
-            model = VisionTransformer(**made, norm_layer=lambda width, **k: torch.nn.LayerNorm(width, eps=1e-6, **k))
+            model = VisionTransformer(**made)
             model.default_cfg = model.pretrained_cfg = {}
             return model
 
         return build
 
-    (tmp_path / "source").mkdir()
-    model = shaken(dual_encoder_from_transformers(str(tiny_folders.save_dual_model(tmp_path / "source", "siglip"))))
-    registered = timm.models._registry._model_entrypoints
+    model, registered = siglip(tmp_path / "source"), timm.models._registry._model_entrypoints
     try:
-        registered[plain] = make("gelu")
-        assert "another activation" in FORMAT.obstacle(model)
+        registered[plain] = make("gelu")  # its sizes, but another activation
         registered[name] = make("gelu_tanh")
         check_equal(model, exported(model, tmp_path / "out"))
     finally:
         registered.pop(name, None), registered.pop(plain, None)
     vision, text = (config_of(tmp_path / "out")["model_cfg"][side] for side in ("vision_cfg", "text_cfg"))
     assert (vision["timm_model_name"], vision["timm_pool"], vision["timm_proj"]) == (name, "map", "none")
-    assert text["no_causal_mask"] and text["proj_bias"] and text["pool_type"] == "last"
+    assert (text["no_causal_mask"], text["proj_bias"], text["pool_type"]) == (True, True, "last")
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_siglip_of_other_sizes_is_described_in_the_repository(tmp_path: Path) -> None:
+    for number, vision in enumerate([{}, {"hidden_act": "gelu"}]):
+        model = siglip(tmp_path / f"source{number}", **vision)
+        check_equal(model, exported(model, tmp_path / f"out{number}", repo_id="owner/model"))
+        assert (
+            config_of(tmp_path / f"out{number}")["model_cfg"]["vision_cfg"]["timm_model_name"] == "hf-hub:owner/model"
+        )
+        options = json.loads((tmp_path / f"out{number}" / "config.json").read_text())["model_args"]
+        assert (options["embed_dim"], options["depth"], options["img_size"]) == (32, 3, 32)
+        with pytest.raises(ConfigError, match="the image tower's config.*repository of its own"):
+            FORMAT.write(model, tmp_path / "refused", ExportOptions(repo_id="owner/model", combined=True))
+    image = {"kind": "siglip_vision", "image_size": 48, "head": HeadSection(bias=True)}
+    model = dual(tmp_path / "towers", image, {"pooling": "mean"})
+    check_equal(model, exported(model, tmp_path / "resized"))
+    both = json.loads((tmp_path / "resized" / "config.json").read_text())
+    assert both["model_type"] == "bert"
+    assert both["architecture"].endswith("siglip_224")
+    for act in ("relu", "quick_gelu"):
+        found = FORMAT.obstacle(siglip(tmp_path / act, hidden_act=act))
+        assert (found is None) == (act == "quick_gelu")
 
 
 def clip_tokenizer() -> Any:
@@ -343,7 +374,7 @@ def test_timm_towers_and_projections_of_open_clip(variants: None, tmp_path: Path
         section = ModelSection(
             image=TowerSection(name=f"open_clip:tiny-timm-{number}", pretrained=False),
             text=TowerSection(name="open_clip:tiny-clip", pretrained=False, max_length=12),
-            embedding_dim=16,
+            embedding_dim=24 if proj == "mlp" else 16,
         )
         model = shaken(build_dual_encoder(section))
         check_equal(model, exported(model, tmp_path / f"out{number}"))
@@ -351,13 +382,12 @@ def test_timm_towers_and_projections_of_open_clip(variants: None, tmp_path: Path
 
 def test_one_activation_for_both_halves(variants: None, tmp_path: Path) -> None:
     section = ModelSection(
-        image=TowerSection(name="open_clip:ViT-B-32", pretrained=False),
+        image=TowerSection(name="open_clip:tiny-quick", pretrained=False),
         text=TowerSection(name="open_clip:tiny-clip", pretrained=False),
         embedding_dim=24,
     )
     (tmp_path / "tiny-quick.json").write_text(json.dumps(tiny_open_clip.CONFIG | {"quick_gelu": True}))
     open_clip.add_model_config(tmp_path / "tiny-quick.json")
-    section = section.model_copy(update={"image": TowerSection(name="open_clip:tiny-quick", pretrained=False)})
     assert "QuickGELU" in FORMAT.obstacle(build_dual_encoder(section))
     section = section.model_copy(update={"text": TowerSection(name="open_clip:tiny-quick", pretrained=False)})
     model = shaken(build_dual_encoder(section))
@@ -388,8 +418,10 @@ def test_names_of_the_text_tower(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="repository of its own"):
         names("refused", repo_id="owner/model", combined=True)
     assert not (tmp_path / "refused").exists()
-    assert is_hub_id("bert-base-uncased") and is_hub_id("owner/name.1") and not is_hub_id("tiny")
-    assert not any(map(is_hub_id, ["/tmp/bert", "./bert", "runs/bert", "a/b/c", PLACEHOLDER, None, str(tmp_path)]))
+    assert all(map(is_hub_id, ["bert-base-uncased", "owner/name.1"]))
+    assert not any(
+        map(is_hub_id, ["tiny", "/tmp/bert", "./bert", "runs/bert", "a/b/c", PLACEHOLDER, None, str(tmp_path)])
+    )
 
 
 def test_a_folder_with_the_model_itself_keeps_its_files(trained: Trained, tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ sys.path.append(str(Path(__file__).parents[1] / "repos"))
 from push_server import ModelHub, hub
 
 import mmcl
+from mmcl.config import ModelSection, TowerSection
 from mmcl.embedder.dual_encoder_embedder import DualEncoderEmbedder
 from mmcl.errors import ConfigError
 from mmcl.hub.formats import ExportOptions
 from mmcl.hub.formats.open_clip_format import FORMAT
-from mmcl.models.dual_encoder import DualEncoder
+from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
+from mmcl.models.encoder import build_encoder, build_tower
 from mmcl.models.open_clip_folder import CONFIG, opened_alone, own_text_config
 from mmcl.models.opening import open_dual_encoder
 from mmcl.models.saving import from_pretrained, save_pretrained
@@ -36,7 +38,7 @@ def embeddings(embedder: DualEncoderEmbedder, texts: list[str]) -> tuple[Tensor,
     return embedder.encode_image(six_models.make_images()), embedder.encode_text(texts)
 
 
-@pytest.mark.parametrize("name", ["minilm_cnn", "xlm_r_dinov2", "clip", "open_clip"])
+@pytest.mark.parametrize("name", ["minilm_cnn", "xlm_r_dinov2", "clip", "siglip", "open_clip"])
 def test_mmcl_reads_the_folder_back(name: str, trained: Trained, tmp_path: Path) -> None:
     model = trained(name)
     FORMAT.write(model, tmp_path / "out", ExportOptions(repo_id="owner/model"))
@@ -51,11 +53,11 @@ def test_mmcl_reads_the_folder_back(name: str, trained: Trained, tmp_path: Path)
     assert back.logit_scale == pytest.approx(source.logit_scale, rel=1e-6)
     # Captions take no more tokens than they have, and one alone embeds as among others.
     tokens = back.model.text.tower.preprocessing(["a red circle"])["input_ids"]
-    assert tokens.shape == (1, 5)
+    assert tokens.shape == (1, 16 if name == "siglip" else 5)  # SigLIP reads the padding too
     torch.testing.assert_close(back.encode_text(CAPTIONS[:1]), back.encode_text(CAPTIONS)[:1], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["minilm_cnn", "clip"])
+@pytest.mark.parametrize("name", ["minilm_cnn", "clip", "siglip"])
 def test_what_was_read_is_saved_and_exported_again(name: str, trained: Trained, tmp_path: Path) -> None:
     FORMAT.write(trained(name), tmp_path / "first", ExportOptions(repo_id="owner/model"))
     read = open_dual_encoder(f"open_clip:{tmp_path / 'first'}")
@@ -75,11 +77,8 @@ def test_what_was_read_is_saved_and_exported_again(name: str, trained: Trained, 
 
 
 def test_a_shorter_text_is_exact_for_towers_that_mask(trained: Trained, tmp_path: Path) -> None:
-    from mmcl.config import TowerSection
-    from mmcl.models.encoder import build_tower
-
     FORMAT.write(trained("xlm_r_dinov2"), tmp_path, ExportOptions())
-    tower = build_tower(TowerSection(name=f"open_clip:{tmp_path}", max_length=8), "text")
+    tower = build_tower(TowerSection(name=f"open_clip:{tmp_path}", max_length=8), "text").eval()
     inputs = tower.preprocessing(CAPTIONS)
     assert inputs["input_ids"].shape[1] == 8
     wide = torch.nn.functional.pad(inputs["input_ids"], (0, 9), value=1)
@@ -90,12 +89,9 @@ def test_a_shorter_text_is_exact_for_towers_that_mask(trained: Trained, tmp_path
 
 
 def test_a_tower_starts_a_new_model(trained: Trained, tmp_path: Path) -> None:
-    from mmcl.config import ModelSection, TowerSection
-    from mmcl.models.dual_encoder import build_dual_encoder
-
     FORMAT.write(trained("minilm_cnn"), tmp_path, ExportOptions())
     name = f"open_clip:{tmp_path}"
-    made = build_dual_encoder(ModelSection(image=TowerSection(name=name), text=TowerSection(name=name)))
+    made = build_dual_encoder(ModelSection(image=TowerSection(name=name), text=TowerSection(name=name))).eval()
     source = DualEncoderEmbedder(trained("minilm_cnn"), device="cpu")
     features = made.text.features(**made.text.tower.preprocessing(["a red circle"]))
     found = torch.nn.functional.normalize(features, dim=-1)
@@ -129,9 +125,17 @@ def test_the_folder_itself_is_not_touched(trained: Trained, tmp_path: Path) -> N
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["clip", "minilm_cnn"])
+def _both_described(trained: Trained) -> DualEncoder:
+    """Both towers in one ``config.json``: timm with an option, and BERT."""
+    image = TowerSection(name="timm:test_vit", pretrained=False, image_size=64)
+    encoder = build_encoder(image, "image", 24)
+    return DualEncoder(encoder, trained("minilm_cnn").text, embedding_dim=24).eval()
+
+
+@pytest.mark.parametrize("name", ["clip", "minilm_cnn", "siglip", "both"])
 def test_through_the_hub(name: str, trained: Trained, hub: ModelHub, tmp_path: Path) -> None:
-    model, repo = trained(name), f"owner/{name}"
+    repo = f"owner/{name}"
+    model = _both_described(trained) if name == "both" else trained(name)
     FORMAT.write(model, tmp_path / "out", ExportOptions(repo_id=repo))
     api = HfApi()
     api.create_repo(repo)

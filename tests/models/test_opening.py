@@ -207,7 +207,10 @@ def test_what_the_hub_refuses_is_told_in_one_sentence(hub, status, code, says):
         ({"adapter_config.json": {"base_model_name_or_path": "a/b"}}, "peft adapter of 'a/b': .*mmcl merge lora"),
         ({"model_index.json": {}}, "a diffusers pipeline"),
         ({"model.Q4.gguf": {}}, "a GGUF model"),
-        ({"config.json": {"model_type": "vit"}, "preprocessor_config.json": {}}, "a vit model.*model.image.name=owner/x"),
+        (
+            {"config.json": {"model_type": "vit"}, "preprocessor_config.json": {}},
+            "a vit model.*model.image.name=owner/x",
+        ),
         ({"config.json": {"model_type": "bert"}}, "a bert model.*model.text.name=owner/x"),
         (
             {

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mmcl.cli.console import check_json_file, make_console
-from mmcl.cli.merge.options import Force, Json, finish
+from mmcl.cli.console import make_console
+from mmcl.cli.merge.options import Force, Json, Outputs, finish
 from mmcl.logs import get_logger
 
 log = get_logger(__name__)
@@ -38,16 +38,15 @@ def lora(
     """
     from mmcl.errors import ConfigError
 
-    check_json_file(json_file)
     adapters = {"image": image, "text": text, "whole": whole}
     given = {side: str(folder) for side, folder in adapters.items() if folder is not None}
     if not given:
         raise ConfigError("give --image-adapter DIR, --text-adapter DIR, or --adapter DIR of the whole model")
-    from mmcl.hub.merging.record import MergeRecord, check_out
-
-    check_out(out, [model, *given.values()], force=force)
+    outputs = Outputs(out, force, json_file)
+    outputs.check([model, *given.values()])
     from mmcl.hub.merging.adapter_folder import read_adapter_config
     from mmcl.hub.merging.lora import changed_weights, merge_lora
+    from mmcl.hub.merging.record import MergeRecord
     from mmcl.hub.merging.sources import open_source
 
     for folder in given.values():
@@ -59,4 +58,4 @@ def lora(
         log.warning("the adapters change no weight: they are zero, as untrained ones are, or --scale is 0")
     make_console().print(f"{len(changed)} of {len(base.state_dict())} weights changed", markup=False)
     record = MergeRecord("lora", [model, *given.values()], {"adapters": given, "scale": scale})
-    finish(merged, record, out=out, force=force, json_file=json_file, more={"changed_weights": len(changed)})
+    finish(merged, record, outputs, more={"changed_weights": len(changed)})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmcl.cli.console import make_console, write_json
+from mmcl.cli.console import check_json_file, make_console, write_json
+from mmcl.cli.evaluate.options import check_page_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +33,30 @@ BatchNorm = Annotated[
     ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a command's results go; None: nowhere."""
+
+    out: Path | None = None
+    force: bool = False
+    json_file: Path | None = None
+    page_file: Path | None = None
+
+    def check(self, sources: Sequence[str]) -> None:
+        """Refuse what could not be written, or would be lost, before the work is done.
+
+        Raises:
+            ConfigError: names the option.
+            MissingDependencyError: a page is wanted, and what draws its plots is not installed.
+        """
+        check_json_file(self.json_file)
+        check_page_file(self.page_file)
+        if self.out is not None:
+            from mmcl.hub.merging.record import check_out
+
+            check_out(self.out, sources, force=self.force)
 
 
 def build_judge(dataset: ImageTextDataset, metric: str, *, data: str, batch_size: int) -> Judge:
@@ -108,22 +134,17 @@ def batch_norm_refresher(data: str | None, *, batch_size: int) -> Callable[[Dual
 
 
 def finish(
-    model: DualEncoder | None,
-    record: MergeRecord,
-    *,
-    out: Path | None,
-    force: bool,
-    json_file: Path | None,
-    more: Mapping[str, Any] | None = None,
+    model: DualEncoder | None, record: MergeRecord, outputs: Outputs, *, more: Mapping[str, Any] | None = None
 ) -> None:
     """Write the merged model where ``-o`` was given, say so, and write ``--json``."""
     from mmcl.hub.merging.record import write_merged
 
-    if out is not None and model is not None:
-        write_merged(model, out, record, force=force)
-        make_console().print(f"written: {out}", markup=False, soft_wrap=True)
-    written = {} if out is None else {"out": str(out)}
-    write_json(json_file, {**record.to_dict(), **(more or {}), **written})
+    written = {}
+    if outputs.out is not None and model is not None:
+        write_merged(model, outputs.out, record, force=outputs.force)
+        make_console().print(f"written: {outputs.out}", markup=False, soft_wrap=True)
+        written = {"out": str(outputs.out)}
+    write_json(outputs.json_file, {**record.to_dict(), **(more or {}), **written})
 
 
 def show_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

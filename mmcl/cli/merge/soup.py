@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmcl.cli.console import check_json_file, make_console, watch_work
+from mmcl.cli.console import make_console, watch_work
 from mmcl.cli.evaluate.options import BatchSize, Cache, Columns, Device, Images, Precision, open_data
 from mmcl.cli.merge.options import (
     METRIC,
@@ -16,6 +15,7 @@ from mmcl.cli.merge.options import (
     Json,
     Metric,
     Out,
+    Outputs,
     batch_norm_refresher,
     build_judge,
     features_folder,
@@ -62,19 +62,12 @@ def soup(
 
     Example: mmcl merge soup runs/a/checkpoints/step_00000200 runs/a/checkpoints/step_00000300 -o averaged
     """
-    from mmcl.errors import ConfigError
-
-    check_json_file(json_file)
     shares = _weights(weights, len(models))
-    _check_usage(models, greedy=greedy, data=data, weights=weights, out=out)
-    if out is not None:
-        from mmcl.hub.merging.record import check_out
-
-        check_out(out, models, force=force)
+    _check_usage(models, greedy=greedy, data=data, weights=weights, batch_norm=batch_norm)
+    outputs = Outputs(out, force, json_file)
+    outputs.check(models)
     if data is None:
-        if batch_norm is None and out is None:
-            raise ConfigError("there is nothing to do: give -o FOLDER to write the soup, or --data to judge it")
-        _mix(models, shares, batch_norm, batch_size=batch_size, out=out, force=force, json_file=json_file)
+        _mix(models, shares, batch_norm, batch_size=batch_size, outputs=outputs)
         return
     from mmcl.hub.merging.record import MergeRecord
     from mmcl.hub.merging.shared_parts import SharedParts
@@ -83,9 +76,6 @@ def soup(
 
     dataset = open_data(data, columns=columns, images=images)
     judge = build_judge(dataset, metric, data=data, batch_size=batch_size)
-    refresh = batch_norm_refresher(batch_norm, batch_size=batch_size)
-    if refresh is not None:
-        raise ConfigError("--batch-norm goes with a soup that is not judged: write it, then judge it with mmcl eval")
     embedding: dict[str, Any] = {"device": device, "precision": precision, "batch_size": batch_size}
     embedding["folder"] = features_folder(cache=cache)
 
@@ -104,7 +94,7 @@ def soup(
     settings = {"weights": list(found.weights.values()), "method": "greedy" if greedy else "mean"}
     metrics = {dataset.name: found.greedy if greedy else found.mixed}
     record = MergeRecord("soup", models, settings, metrics)
-    finish(found.model, record, out=out, force=force, json_file=json_file, more={"judged": found.to_dict()})
+    finish(found.model, record, outputs, more={"judged": found.to_dict()})
 
 
 def soup_rows(found: Soup, *, weighted: bool) -> tuple[list[str], list[list[str]]]:
@@ -136,7 +126,9 @@ def _weights(weights: str | None, count: int) -> list[float] | None:
     return check_weights(found, count)
 
 
-def _check_usage(models: list[str], *, greedy: bool, data: str | None, weights: str | None, out: Path | None) -> None:
+def _check_usage(
+    models: list[str], *, greedy: bool, data: str | None, weights: str | None, batch_norm: str | None
+) -> None:
     from mmcl.errors import ConfigError
 
     if len(models) < 2:
@@ -148,22 +140,20 @@ def _check_usage(models: list[str], *, greedy: bool, data: str | None, weights: 
         raise ConfigError("--greedy needs --data DATA, held-out data by which models are taken in")
     if greedy and weights is not None:
         raise ConfigError("--greedy finds the members itself and takes no --weights; leave one of them out")
+    if batch_norm is not None and data is not None:
+        raise ConfigError("--batch-norm goes with a soup that is not judged: write it, and judge it with mmcl eval")
 
 
 def _mix(
-    models: list[str],
-    shares: list[float] | None,
-    batch_norm: str | None,
-    *,
-    batch_size: int,
-    out: Path | None,
-    force: bool,
-    json_file: Path | None,
+    models: list[str], shares: list[float] | None, batch_norm: str | None, *, batch_size: int, outputs: Outputs
 ) -> None:
+    from mmcl.errors import ConfigError
     from mmcl.hub.merging.record import MergeRecord
     from mmcl.hub.merging.soups import mix
     from mmcl.hub.merging.sources import SourceModels
 
+    if outputs.out is None:
+        raise ConfigError("there is nothing to do: give -o FOLDER to write the soup, or --data to judge it")
     refresh = batch_norm_refresher(batch_norm, batch_size=batch_size)
     model = mix(SourceModels(models), shares, names=models)
     if refresh is not None:
@@ -171,4 +161,4 @@ def _mix(
     settings: dict[str, Any] = {"weights": shares or [1 / len(models)] * len(models), "method": "mean"}
     if batch_norm:
         settings["batch_norm"] = batch_norm
-    finish(model, MergeRecord("soup", models, settings), out=out, force=force, json_file=json_file)
+    finish(model, MergeRecord("soup", models, settings), outputs)

@@ -65,7 +65,8 @@ def read_front_matter(text: str) -> FrontMatter:
         return FrontMatter({}, {}, 1, text, (fault,))
     body, body_line = text[found.end() :], text[: found.end()].count("\n") + 1
     try:
-        values = yaml.safe_load(found[1])
+        # A model card lists a thousand metrics: the C parser reads them ten times as fast.
+        values = yaml.load(found[1], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = 2 if mark is None else mark.line + 2

@@ -109,10 +109,9 @@ def _measured(
         labels = judge.labels(zero_shot)
         from mmcl.evaluation.zero_shot.baselines import answer_figures, fitted_figures
 
-        for title, figures in zip(
-            ("chance", "largest class"), answer_figures(labels, len(zero_shot.classes)).figures.values()
-        ):
-            columns[title] = {**columns.get(title, {}), **_zero_shot_names(figures)}
+        answers = answer_figures(labels, len(zero_shot.classes)).figures
+        for title, key in (("chance", "chance"), ("largest class", "majority")):
+            columns[title] = {**columns.get(title, {}), **_zero_shot_names(answers[key])}
     if RANDOM in names and RANDOM not in columns:
         columns[RANDOM], note = judge.random_weights(embedder)
         notes.append(note)
@@ -124,9 +123,7 @@ def _measured(
         columns[PIXELS] = _zero_shot_names(fitted.figures.get("raw_linear", {}))
         notes += [_sentence(note) for note in fitted.notes]
         if columns[PIXELS]:
-            notes.append(
-                "Raw pixels, linear: logistic regression on small images, fitted on the training split's labels."
-            )
+            notes.append("Raw pixels, linear: logistic regression on small images and the training split's labels.")
     return notes
 
 
@@ -145,7 +142,7 @@ class _Judge:
         from mmcl.embedder import CachedEmbedder
         from mmcl.evaluation import RetrievalEvaluator
 
-        cached = CachedEmbedder(embedder, progress=self.progress)
+        cached = embedder if isinstance(embedder, CachedEmbedder) else CachedEmbedder(embedder, progress=self.progress)
         size, whole = self.section.batch_size, dataset is None
         metrics: dict[str, Any] = {}
         if self.retrieves and whole:
@@ -205,9 +202,7 @@ def _start(data: RunData) -> Embedder:
 
     train = data.train()
     if train is None:
-        raise ConfigError(
-            f"--baseline start: the training split of {data.name} cannot be read; its captions are needed"
-        )
+        raise ConfigError(f"--baseline start wants the captions of {data.name}'s training split, which cannot be read")
     captions = (text for row in range(len(train)) for text in train.texts(row))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(data.recipe.run.seed)

@@ -43,9 +43,8 @@ def check_model_card(text: str, *, folder: Path | None = None) -> list[Fault]:
         ['line 1: front matter: there is none; the card begins with a line ---, YAML, and a line ---']
     """
     faults = check_card(text, folder=folder, sections=REQUIRED_SECTIONS, front_matter=_check_front_matter)
-    faults += [
-        Fault(line, "text", f"holds {what}, which is not for others to read") for line, what in find_private(text)
-    ]
+    for line, what in find_private(text):
+        faults.append(Fault(line, "text", f"holds {what}, which is not for others to read"))
     return sorted(faults, key=lambda fault: fault.line)
 
 

@@ -67,4 +67,5 @@ def _own(values: Mapping[str, Any]) -> str:
 
 def _bibtex(name: str) -> str:
     key = re.sub(r"[^a-z0-9]+", "_", name.rpartition("/")[2].lower()).strip("_") or "model"
-    return f"```bibtex\n@misc{{{key},\n  title = {{{name}: an image-text embedding model}},\n  note = {{trained with mmcl}}\n}}\n```"
+    title = f"  title = {{{name}: an image-text embedding model}},"
+    return "\n".join(["```bibtex", f"@misc{{{key},", title, "  note = {trained with mmcl}", "}", "```"])

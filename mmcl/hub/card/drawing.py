@@ -1,4 +1,4 @@
-"""The gallery as a picture, drawn with Pillow: framed thumbnails, captions wrapped to their column, ticks and crosses."""
+"""The gallery as a picture, drawn with Pillow: framed thumbnails, wrapped captions, ticks and crosses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 300_000
 _WIDTH, _MARGIN, _GAP = 960, 24, 12
 _QUERY, _CELL = 216, 128  # width of a query's column, side of a thumbnail
+_HALF = (_WIDTH - 2 * _MARGIN) // 2  # two image queries stand side by side
 _PAPER, _INK, _GREY = (255, 255, 255), (32, 32, 32), (112, 112, 112)
 _RIGHT, _WRONG = (24, 128, 56), (196, 40, 28)
 _QUALITIES = (88, 75, 60, 45, 30)
@@ -40,8 +41,8 @@ def draw_gallery(
             sheet.caption_row(answer, pictures)
     if by_image:
         sheet.heading("An image, and the captions nearest to it")
-        for answer in by_image:
-            sheet.image_row(answer, pictures)
+        for start in range(0, len(by_image), 2):
+            sheet.image_row(by_image[start : start + 2], pictures)
     return sheet.cut(), sheet.undrawn
 
 
@@ -59,7 +60,7 @@ class _Sheet:
     """Rows one under another on white."""
 
     def __init__(self, captions: int, images: int) -> None:
-        height = 2 * _MARGIN + 2 * 48 + (captions + images) * (_CELL + 24 + 2 * _GAP)
+        height = 2 * _MARGIN + 2 * 48 + (captions + (images + 1) // 2) * (_CELL + 24 + 2 * _GAP)
         self._image = Image.new("RGB", (_WIDTH, height), _PAPER)
         self._draw = ImageDraw.Draw(self._image)
         self._font, self._small, self._bold = _font(16), _font(13), _font(18)
@@ -67,10 +68,12 @@ class _Sheet:
         self.undrawn: list[str] = []
 
     def heading(self, text: str) -> None:
+        """A line above rows."""
         self._draw.text((_MARGIN, self._y), text, font=self._bold, fill=_INK)
         self._y += 36
 
     def caption_row(self, answer: Answer, pictures: Mapping[int, Image.Image]) -> None:
+        """A caption, and the images it found with their cosines."""
         self._wrapped(answer.caption or "", _MARGIN, self._y + 8, _QUERY - _GAP, lines=6)
         for place, (row, score, right) in enumerate(zip(answer.found, answer.scores, answer.right)):
             left = _MARGIN + _QUERY + place * (_CELL + _GAP)
@@ -78,15 +81,20 @@ class _Sheet:
             self._draw.text((left, self._y + _CELL + 4), f"{score:.2f}", font=self._small, fill=_GREY)
         self._y += _CELL + 24 + _GAP
 
-    def image_row(self, answer: Answer, pictures: Mapping[int, Image.Image]) -> None:
-        self._framed(pictures[answer.image], _MARGIN, self._y, None)
-        step = _CELL // max(1, len(answer.found))
-        for place, (caption, score, right) in enumerate(zip(answer.found, answer.scores, answer.right)):
-            top = self._y + place * step + 4
-            self._mark(_MARGIN + _QUERY, top, right)
-            self._draw.text((_MARGIN + _QUERY + 32, top + 3), f"{score:.2f}", font=self._small, fill=_GREY)
-            self._wrapped(caption, _MARGIN + _QUERY + 76, top, _WIDTH - 2 * _MARGIN - _QUERY - 76, lines=2)
-        self._y += _CELL + 2 * _GAP
+    def image_row(self, answers: Sequence[Answer], pictures: Mapping[int, Image.Image]) -> None:
+        """At most two images side by side, each with the captions it found and its own under it."""
+        for column, answer in enumerate(answers):
+            left = _MARGIN + column * _HALF
+            self._framed(pictures[answer.image], left, self._y, None)
+            for place, (caption, score, right) in enumerate(zip(answer.found, answer.scores, answer.right)):
+                top = self._y + place * (_CELL // max(1, len(answer.found))) + 4
+                self._mark(left + _CELL + _GAP, top, right)
+                self._draw.text((left + _CELL + _GAP + 28, top + 3), f"{score:.2f}", font=self._small, fill=_GREY)
+                text = left + _CELL + _GAP + 66
+                self._wrapped(caption, text, top, _MARGIN + (column + 1) * _HALF - _GAP - text, lines=2)
+            own = f"its own: {self._drawable(answer.caption or '')}"
+            self._draw.text((left, self._y + _CELL + 4), self._cut(own, _HALF), font=self._small, fill=_GREY)
+        self._y += _CELL + 24 + _GAP
 
     def cut(self) -> Image.Image:
         """What was drawn on."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 GALLERY, EXAMPLE = "gallery.webp", "example.webp"
 MAX_ROWS = 1_000  # that are ranked; more are drawn by lot
-CAPTION_QUERIES, IMAGE_QUERIES = 4, 4
+CAPTION_QUERIES, IMAGE_QUERIES = 4, 6
 FOUND_IMAGES, FOUND_CAPTIONS = 5, 3
 
 
@@ -34,14 +34,14 @@ class Answer:
     """A query and what it found.
 
     Attributes:
-        caption: of the query, where it is one; else its right captions are not told.
+        caption: the query, or the first caption of the image that is.
         image: row of the query, where it is an image.
         found: rows of images, or captions, best first.
         scores: cosines.
         right: which of them belong to the query.
     """
 
-    caption: str | None
+    caption: str
     image: int | None
     found: list[int] | list[str]
     scores: list[float]
@@ -89,8 +89,8 @@ def make_gallery(
         among += f" ({len(part):,} of {len(dataset):,} rows, drawn by lot)"
     hits = [sum(answer.right[0] for answer in answers) for answers in (by_caption, by_image)]
     alt = (
-        f"{len(by_caption)} captions with the images nearest to them ({hits[0]} right ones first), and {len(by_image)} "
-        f"images with the captions nearest to them ({hits[1]} right ones first)"
+        f"{len(by_caption)} captions with the images nearest to them (the first is right for {hits[0]}), and "
+        f"{len(by_image)} images with the captions nearest to them (the first is right for {hits[1]})"
     )
     words = (
         f"Among {among}. Queries were drawn by lot; green with a tick belongs to the query, red with a cross does not."
@@ -117,7 +117,8 @@ def image_answers(galleries: Galleries, *, queries: int = IMAGE_QUERIES, found: 
         right = galleries.text_groups == galleries.image_groups[index]
         places, scores = _nearest(galleries.images[index], galleries.texts, right, found)
         captions = [galleries.captions[place] for place in places]
-        answers.append(Answer(None, int(galleries.rows[index]), captions, scores, right[places].tolist()))
+        own = galleries.captions[int(right.nonzero()[0, 0])]
+        answers.append(Answer(own, int(galleries.rows[index]), captions, scores, right[places].tolist()))
     return answers
 
 
@@ -160,10 +161,9 @@ def _example(
     if not by_image:
         return Example()
     row = by_image[0].image
-    own = int(galleries.image_groups[int((torch.from_numpy(galleries.rows) == row).nonzero()[0, 0])])
-    others = [
-        position for position in _drawn(galleries.text_groups, 3, seed=3) if int(galleries.text_groups[position]) != own
-    ]
+    own = int(galleries.image_groups[galleries.rows.tolist().index(row)])
+    drawn = _drawn(galleries.text_groups, 3, seed=3)
+    others = [position for position in drawn if int(galleries.text_groups[position]) != own]
     captions = [dataset.texts(row)[0], *(galleries.captions[position] for position in others[:2])]
     write_webp(_picture(dataset, row), assets / EXAMPLE, most_bytes=60_000)
     return Example(f"{where}/{EXAMPLE}", tuple(public_text(caption) for caption in captions))

@@ -79,10 +79,8 @@ def _of_retrieval(metrics: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(images, (int, float)) and isinstance(texts, (int, float)):
         yield f"Recall is among {images:,.0f} images and {texts:,.0f} captions; among more of them it is lower."
     for way, words in (("i2t", "image → text"), ("t2i", "text → image")):
-        own, reader = (
-            metrics.get(f"retrieval/{way}_recall@1"),
-            metrics.get(f"retrieval/appearance_reader_{way}_recall@1"),
-        )
+        own = metrics.get(f"retrieval/{way}_recall@1")
+        reader = metrics.get(f"retrieval/appearance_reader_{way}_recall@1")
         if isinstance(own, (int, float)) and isinstance(reader, (int, float)) and own <= reader:
             yield (
                 f"{words} R@1 ({percent(own)}) is not above what one who reads appearances alone, and not where things "
@@ -90,7 +88,10 @@ def _of_retrieval(metrics: Mapping[str, Any]) -> Iterator[str]:
             )
     foils, chance = metrics.get("foils/mean"), metrics.get("foils/chance")
     if isinstance(foils, (int, float)) and isinstance(chance, (int, float)):
-        yield f"Against captions that are wrong by a word it picks the right one in {percent(foils)} (chance {percent(chance)})."
+        yield (
+            f"Against captions that are wrong by a word it picks the right one in {percent(foils)} (chance "
+            f"{percent(chance)})."
+        )
 
 
 def _between_splits(source: CardSource) -> Iterator[str]:

@@ -9,38 +9,39 @@ from typing import Any
 
 from mmcl.data.sources.built_in import is_built_in
 from mmcl.data.sources.loading import parse_reference
+from mmcl.repos.portable import portable_text
 from mmcl.repos.secrets import find_secrets, redact
 
-# An absolute path of two parts or more; what follows a letter, a dot, a slash, a colon or <, is an address or an id.
-_PATH = re.compile(r"(?<![\w.:/<~-])~?(?:/[\w.@+,=-]+){2,}/?|(?<!\w)[A-Za-z]:\\[^\s\"'`<>|]+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_private(text: str) -> list[tuple[int, str]]:
-    """(line, what) of the absolute paths and secrets of a text; of a secret its kind alone is told.
+    """(line, what) of the local paths and secrets of a text; of a secret its kind alone is told.
 
     Example:
-        >>> find_private("from /home/someone/data")
-        [(1, "the path '/home/someone/data' of one machine")]
+        >>> find_private("title\\nfrom /home/someone/data")
+        [(2, 'a path of one machine')]
     """
     found = [(finding.line, finding.kind) for finding in find_secrets(text)]
-    for match in _PATH.finditer(text):
-        found.append((text.count("\n", 0, match.start()) + 1, f"the path {match[0]!r} of one machine"))
+    for number, line in enumerate(text.splitlines(), start=1):
+        whole = f"| {line}\n"  # as a part of a longer text, which a line that begins with ./ is too
+        if portable_text(whole) != whole:
+            found.append((number, "a path of one machine"))
     return sorted(found)
 
 
 def public_text(text: str) -> str:
-    """A text without secrets, absolute paths by their last part.
+    """A text without secrets, local paths by their last part.
 
     Example:
         >>> public_text("from /home/someone/data/emoji:test, hf_abcdefghijk")
         'from emoji:test, ***'
     """
-    return _PATH.sub(lambda match: _last_part(match[0]), redact(text))
+    return redact(portable_text(text))
 
 
 def public_value(value: Any) -> Any:
-    """The same for the nested lists, dictionaries and texts of a recipe; relative folders stay."""
+    """The same for the texts in nested lists and dictionaries."""
     if isinstance(value, dict):
         return {key: public_value(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -59,9 +60,8 @@ def data_name(reference: str) -> str:
     path, question, options = base.partition("?")
     if is_built_in(path) or is_hub_data(reference):
         return public_text(path + question + options)
-    return public_text(
-        re.sub(r"\.(ya?ml|csv|tsv|jsonl|parquet|json|tar)$", "", _last_part(path.removeprefix("vectors:")))
-    )
+    name = _last_part(path.removeprefix("vectors:"))
+    return public_text(re.sub(r"\.(ya?ml|csv|tsv|jsonl|parquet|json|tar)$", "", name))
 
 
 def is_hub_data(reference: str) -> bool:
@@ -92,12 +92,9 @@ def tower_name(name: str) -> str:
     """
     if name.startswith("package:"):
         return name.removeprefix("package:").partition("/")[0]
-    head, _, checkpoint = name.partition("?checkpoint=")
-    head = (
-        head
-        if head.startswith(("timm:", "open_clip:")) and not Path(head.partition(":")[2]).is_absolute()
-        else (public_text(head))
-    )
+    head, _, checkpoint = public_text(name).partition("?checkpoint=")
+    if os.path.isdir(head):
+        head = _last_part(head)
     return f"{head} ({_last_part(checkpoint)})" if checkpoint else head
 
 

@@ -1,4 +1,4 @@
-"""`RunData`: the data that a run was judged on, where they lie on this machine, and why they cannot be read where not."""
+"""`RunData`: the data that a run was judged on, or why they cannot be read on this machine."""
 
 from __future__ import annotations
 

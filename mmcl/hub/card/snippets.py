@@ -70,23 +70,29 @@ def snippet_markdown(snippets: Sequence[Snippet]) -> str:
 
 
 def _start(repo_id: str, example: Example, imports: Sequence[str]) -> str:
-    """Imports, the picture and the captions."""
-    lines = [*imports]
+    """Imports (``MODULE`` or ``MODULE NAMES``), the picture and the captions."""
+    modules = sorted(name for name in imports if " " not in name)
+    named = {home: names for home, _, names in (name.partition(" ") for name in imports) if names}
+    named["PIL"] = "Image"
+    picture = 'Image.new("RGB", (224, 224), "red")'
     if example.file is not None:
-        lines.append("from huggingface_hub import hf_hub_download")
+        named["huggingface_hub"] = ", ".join(filter(None, ["hf_hub_download", named.get("huggingface_hub")]))
         picture = f'Image.open(hf_hub_download("{repo_id}", "{example.file}")).convert("RGB")'
-    else:
-        picture = 'Image.new("RGB", (224, 224), "red")'
-    lines.append("from PIL import Image")
-    modules = sorted(line for line in lines if line.startswith("import "))
-    names = sorted((line for line in lines if line.startswith("from ")), key=str.lower)
     captions = ", ".join(json.dumps(caption, ensure_ascii=False) for caption in example.captions)
-    own = '  # yours: Image.open("picture.jpg").convert("RGB")'
-    return "\n".join([*modules, *names, "", f"image = {picture}{own}", f"captions = [{captions}]", ""])
+    lines = [
+        *(f"import {module}" for module in modules),
+        *(f"from {home} import {names}" for home, names in sorted(named.items(), key=lambda pair: pair[0].lower())),
+        "",
+        '# Yours: Image.open("picture.jpg").convert("RGB")',
+        f"image = {picture}",
+        f"captions = [{captions}]",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _mmcl(repo_id: str, example: Example) -> Snippet:
-    code = f"""{_start(repo_id, example, ["import mmcl"])}
+    code = f"""{_start(repo_id, example, ["mmcl"])}
 model = mmcl.load("{repo_id}")
 scores = model.encode_image([image]) @ model.encode_text(captions).T  # cosines, (1, {len(example.captions)})
 for caption, share in zip(captions, (model.logit_scale * scores).softmax(-1)[0].tolist()):
@@ -96,7 +102,7 @@ for caption, share in zip(captions, (model.logit_scale * scores).softmax(-1)[0].
 
 
 def _transformers(facts: ModelFacts, repo_id: str, example: Example) -> Snippet:
-    imports = ["import torch", "from transformers import AutoImageProcessor, AutoModel, AutoTokenizer"]
+    imports = ["torch", "transformers AutoImageProcessor, AutoModel, AutoTokenizer"]
     padding = json.dumps(facts.padding) if facts.padding == "max_length" else "True"
     length = f", max_length={facts.max_length}" if facts.max_length else ""
     code = f"""{_start(repo_id, example, imports)}
@@ -113,7 +119,7 @@ print(scores)
 
 
 def _open_clip(repo_id: str, example: Example) -> Snippet:
-    code = f"""{_start(repo_id, example, ["import open_clip", "import torch"])}
+    code = f"""{_start(repo_id, example, ["open_clip", "torch"])}
 model, preprocess = open_clip.create_model_from_pretrained("hf-hub:{repo_id}")
 tokenizer = open_clip.get_tokenizer("hf-hub:{repo_id}")
 model.eval()
@@ -127,7 +133,7 @@ print(scores)
 
 
 def _sentence_transformers(repo_id: str, example: Example) -> Snippet:
-    imports = ["from sentence_transformers import SentenceTransformer"]
+    imports = ["sentence_transformers SentenceTransformer"]
     code = f"""{_start(repo_id, example, imports)}
 model = SentenceTransformer("{repo_id}")
 scores = model.encode([image]) @ model.encode(captions).T
@@ -137,16 +143,10 @@ print(scores)
 
 
 def _onnx(repo_id: str, example: Example) -> Snippet:
-    imports = ["from huggingface_hub import snapshot_download", "from mmcl.hub import OnnxEmbedder"]
-    code = f"""{_start(repo_id, example, imports)}
-folder = snapshot_download("{repo_id}", allow_patterns="onnx/*")
-model = OnnxEmbedder(f"{{folder}}/onnx")  # precision="int8": smaller and quicker, a little less exact
+    code = f"""{_start(repo_id, example, ["mmcl.hub OnnxEmbedder"])}
+model = OnnxEmbedder.from_pretrained("{repo_id}")  # precision="int8": smaller and quicker, a little less exact
 scores = model.encode_image([image]) @ model.encode_text(captions).T
 print(scores)
 """
-    return Snippet(
-        "ONNX, without torch",
-        "",
-        code,
-        "The two graphs, `onnx/image.onnx` and `onnx/text.onnx`, run in any ONNX runtime.",
-    )
+    note = "Neither torch nor transformers is needed; the graphs in `onnx/` run in any ONNX runtime."
+    return Snippet("ONNX, without torch", "", code, note)

@@ -28,26 +28,16 @@ def training_section(source: CardSource, *, data_name: str, data_link: str, reci
     """
     if not source.recipe:
         return NO_RUN
-    started = (
-        f"Trained with mmcl, recipe `{public_text(str(source.value('name') or 'run'))}`, on {data_name}{data_link}."
-    )
-    recipe = ("Every key is in [recipe.yaml](recipe.yaml); `mmcl train recipe.yaml data.path=path/to/data` runs it again."
-              if recipe_link else "")  # fmt: skip
-    settings = table(["setting", "value"], [[name, value] for name, value in _settings(source) if value])
-    hardware = table(["", "measured"], [[name, value] for name, value in _hardware(source) if value])
-    ended = _ended(source)
-    return join(
-        [
-            started + ended,
-            "### Recipe",
-            settings,
-            recipe,
-            "### Hardware",
-            hardware,
-            "### Curves" if curves else "",
-            curves,
-        ]
-    )
+    name = public_text(str(source.value("name") or "run"))
+    started = f"Trained with mmcl, recipe `{name}`, on {data_name}{data_link}.{_ended(source)}"
+    recipe = ""
+    if recipe_link:
+        again = "`mmcl train recipe.yaml data.path=path/to/data`"
+        recipe = f"Every key is in [recipe.yaml](recipe.yaml); {again} runs it again."
+    settings = table(["setting", "value"], [pair for pair in _settings(source) if pair[1]], numbers=False)
+    hardware = table(["", "noted by the run"], [pair for pair in _hardware(source) if pair[1]], numbers=False)
+    drawn = ["### Curves", curves] if curves else []
+    return join([started, "### Recipe", settings, recipe, "### Hardware", hardware, *drawn])
 
 
 def _settings(source: CardSource) -> list[tuple[str, str]]:
@@ -81,9 +71,7 @@ def _loss(source: CardSource) -> str:
         return ""
     parts = [str(name)]
     if get("loss.positives"):
-        parts.append(
-            f"positives: same {get('loss.positives')}" if get("loss.positives") == "group" else "positives: pairs"
-        )
+        parts.append("positives: same group" if get("loss.positives") == "group" else "positives: pairs")
     if get("loss.label_smoothing"):
         parts.append(f"label smoothing {get('loss.label_smoothing'):g}")
     if get("loss.hardness"):
@@ -133,11 +121,8 @@ def _changed(section: Any) -> str:
     if not isinstance(section, Mapping):
         return ""
     quiet = {"crop_ratio", "color_jitter_probability"}  # say nothing where crops and jitter are off
-    on = {
-        key: value
-        for key, value in section.items()
-        if value not in (None, 0, 0.0, False, "", "none") and key not in quiet
-    }
+    off = (None, 0, False, "", "none")
+    on = {key: value for key, value in section.items() if value not in off and key not in quiet}
     return public_text(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in on.items()))
 
 

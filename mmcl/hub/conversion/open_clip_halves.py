@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from mmcl.hub.conversion.clip_names import clip_from_open_clip
 from mmcl.hub.conversion.fitting import UnfitError
 from mmcl.hub.conversion.halves import Half
-from mmcl.hub.conversion.open_clip_tokens import transformers_tokenizer
+from mmcl.hub.conversion.open_clip_tokens import SpecialTokens, special_tokens
 from mmcl.hub.conversion.siglip_names import siglip_from_open_clip
 from mmcl.models.encoder import Encoder
 
@@ -37,8 +38,7 @@ def open_clip_half(encoder: Encoder, head: Tensor | None) -> Half:
     elif type(module) is TimmModel:
         config = _siglip_image_config(module)
     elif type(module) is TextTransformer:
-        tokenizer = transformers_tokenizer(encoder.tower.preprocessing)
-        config = _text_config(module, tokenizer)
+        config = _text_config(module, special_tokens(encoder.tower.preprocessing))
     else:
         raise UnfitError(f"the {modality} tower is open_clip's {type(module).__name__}, for which there is no class")
     source = module.state_dict()
@@ -62,11 +62,8 @@ def _clip_image_config(module: Any) -> Any:
     _refuse_unless("image", module.pool_type == "tok", pools)
     _refuse_unless("image", not isinstance(module.ln_pre, nn.Identity), "has no norm before its blocks (no_ln_pre)")
     _refuse_unless("image", module.proj is not None, "ends without a projection")
-    squares = len(set(module.image_size)) == 1 and len(set(module.patch_size)) == 1
-    _refuse_unless("image", squares, f"reads {module.image_size} pixels in patches of {module.patch_size}, no squares")
     return CLIPVisionConfig(
-        image_size=module.image_size[0],
-        patch_size=module.patch_size[0],
+        **_squares(module.image_size, module.patch_size),
         projection_dim=module.proj.shape[1],
         **_block_values(module.transformer, "image", (module.ln_pre, module.ln_post)),
     )
@@ -84,15 +81,12 @@ def _siglip_image_config(module: Any) -> Any:
     plain = isinstance(pool, AttentionPoolLatent) and pool.latent_len == 1 and trunk.num_prefix_tokens == 0
     _refuse_unless("image", plain, f"is timm's {name}, which does not pool by attention as SigLIP does")
     _refuse_unless("image", len(module.head) == 0, "projects behind timm's tower (timm_proj), which SigLIP does not")
-    block, size, patch = trunk.blocks[0], trunk.patch_embed.img_size, trunk.patch_embed.patch_size
-    squares = len(set(size)) == 1 and len(set(patch)) == 1
-    _refuse_unless("image", squares, f"reads {tuple(size)} pixels in patches of {tuple(patch)}, no squares")
+    block = trunk.blocks[0]
     _refuse_unless("image", pool.num_heads == block.attn.num_heads, "pools with more or fewer heads than its blocks")
     activations = {_activation(part.mlp.act) for part in (*trunk.blocks, pool)}
     norms = [norm for part in trunk.blocks for norm in (part.norm1, part.norm2)] + [trunk.norm, pool.norm]
     return SiglipVisionConfig(
-        image_size=size[0],
-        patch_size=patch[0],
+        **_squares(trunk.patch_embed.img_size, trunk.patch_embed.patch_size),
         hidden_size=trunk.embed_dim,
         intermediate_size=block.mlp.fc1.out_features,
         num_hidden_layers=len(trunk.blocks),
@@ -102,7 +96,13 @@ def _siglip_image_config(module: Any) -> Any:
     )
 
 
-def _text_config(module: Any, tokenizer: Any) -> Any:
+def _squares(image: Sequence[int], patch: Sequence[int]) -> dict[str, int]:
+    fits = len(set(image)) == 1 and len(set(patch)) == 1
+    _refuse_unless("image", fits, f"reads {tuple(image)} pixels in patches of {tuple(patch)}, no squares")
+    return {"image_size": image[0], "patch_size": patch[0]}
+
+
+def _text_config(module: Any, tokens: SpecialTokens) -> Any:
     """CLIP's where the mask is causal, SigLIP's where there is none."""
     from transformers import CLIPTextConfig, SiglipTextConfig
 
@@ -112,9 +112,9 @@ def _text_config(module: Any, tokenizer: Any) -> Any:
     values = {
         "vocab_size": module.token_embedding.num_embeddings,
         "max_position_embeddings": module.num_pos,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokens.begin,
+        "eos_token_id": tokens.end,
+        "pad_token_id": tokens.pad,
         **_block_values(module.transformer, "text", (module.ln_final,)),
     }
     if module.attn_mask is None:
@@ -124,17 +124,16 @@ def _text_config(module: Any, tokenizer: Any) -> Any:
         return SiglipTextConfig(projection_size=module.text_projection.out_features, **values)
     _refuse_unless("text", module.pool_type in ("argmax", "eos"), f"pools its tokens by {module.pool_type!r}")
     _refuse_unless("text", bias is None, "projects with a bias (proj_bias), which CLIP's does not")
-    values["eos_token_id"] = _end_token(module, tokenizer)
+    values["eos_token_id"] = _end_token(module, tokens)
     return CLIPTextConfig(projection_dim=module.output_dim, **values)
 
 
-def _end_token(module: Any, tokenizer: Any) -> int:
+def _end_token(module: Any, tokens: SpecialTokens) -> int:
     """What makes transformers pool where open_clip does: the first token of that number; at 2 the greatest number."""
     if module.pool_type == "eos":
         _refuse_unless("text", module.eos_id != 2, "ends in token 2, by which transformers means another pooling")
         return module.eos_id
-    is_greatest = tokenizer.eos_token_id == len(tokenizer) - 1
-    return tokenizer.eos_token_id if is_greatest else 2
+    return tokens.end if tokens.end_is_greatest else 2
 
 
 def _block_values(transformer: nn.Module, modality: str, norms: tuple[nn.Module, ...]) -> dict[str, Any]:

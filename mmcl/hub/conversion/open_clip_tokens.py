@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import string
+from dataclasses import dataclass
 from html.entities import name2codepoint
 from typing import Any
 
@@ -18,7 +19,7 @@ from mmcl.models.text_preprocessing import OpenClipText
 
 CLEANING_NOTE = (
     "The tokenizer gives open_clip's tokens, but for captions that only ftfy mends (wrongly decoded letters, "
-    "full-width letters), rare HTML entities and Greek words that are all in capitals."
+    "full-width letters), rare HTML entities or such without a semicolon, and Greek words that are all in capitals."
 )
 # open_clip's names of the two tokens -> those of every CLIP tokenizer in transformers.
 _SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
@@ -26,14 +27,23 @@ _NUMBERS = (34, 39, 60, 62, 160, 8211, 8212, 8216, 8217, 8220, 8221, 8230)
 _LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
 
 
-def transformers_tokenizer(preprocessing: OpenClipText) -> Any:
-    """A tokenizer of transformers that gives the tokens of an open_clip tokenizer, the end token in the place of zeros.
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Numbers of tokens.
 
-    Args:
-        preprocessing: of an open_clip text tower.
+    Attributes:
+        begin, end, pad: the tokens around and behind a caption; ``pad`` is what transformers pads with.
+        end_is_greatest: whether no token has a greater number than ``end``.
+    """
 
-    Returns:
-        A ``PreTrainedTokenizerFast`` that cuts at ``preprocessing.max_length`` and gives ``input_ids`` alone.
+    begin: int | None
+    end: int | None
+    pad: int | None
+    end_is_greatest: bool
+
+
+def special_tokens(preprocessing: OpenClipText) -> SpecialTokens:
+    """The special tokens of an open_clip tokenizer that ``transformers_tokenizer`` can write.
 
     Raises:
         UnfitError: the tokenizer does what a ``tokenizer.json`` cannot say.
@@ -42,61 +52,78 @@ def transformers_tokenizer(preprocessing: OpenClipText) -> Any:
 
     source = preprocessing.tokenizer
     if isinstance(source, open_clip.SimpleTokenizer):
-        tokenizer = _simple(source)
-    elif isinstance(source, open_clip.tokenizer.HFTokenizer):
-        tokenizer = _hugging_face(source)
-    else:
+        if source.reduction_fn is not None:
+            raise UnfitError("the tokenizer shortens captions by a reduction_mask, where transformers cuts them off")
+        if len(source.all_special_ids) > 2:
+            raise UnfitError("the tokenizer has special tokens besides the start and the end of a text")
+        if source.clean_fn is open_clip.tokenizer.get_clean_fn("whitespace"):
+            raise UnfitError("the tokenizer keeps capitals, which CLIP's vocabulary is not made for")
+        _cleaning(source.clean_fn)
+        begin, end = source.all_special_ids
+        return SpecialTokens(begin, end, end, end_is_greatest=end == source.vocab_size - 1)
+    if not isinstance(source, open_clip.tokenizer.HFTokenizer):
         raise UnfitError(f"open_clip's {type(source).__name__} is no tokenizer that transformers can be given")
-    tokenizer.model_max_length = preprocessing.max_length
-    tokenizer.model_input_names = ["input_ids"]
-    return tokenizer
+    own = source.tokenizer
+    if source.tokenizer_mode or source.strip_sep_token:
+        raise UnfitError("open_clip changes the tokens of its tokenizer (tokenizer_mode or strip_sep_token)")
+    if getattr(own, "backend_tokenizer", None) is None:
+        raise UnfitError(f"its tokenizer, a {type(own).__name__}, is none that is kept in one tokenizer.json")
+    _cleaning(source.clean_fn)
+    greatest = own.eos_token_id == len(own) - 1
+    return SpecialTokens(own.bos_token_id, own.eos_token_id, own.pad_token_id, end_is_greatest=greatest)
+
+
+def transformers_tokenizer(preprocessing: OpenClipText) -> Any:
+    """A tokenizer of transformers that gives the tokens of an open_clip tokenizer, the end token in the place of zeros.
+
+    Its ``tokenizer.json`` must be read as it is, by ``PreTrainedTokenizerFast``: a ``CLIPTokenizer`` would make its own
+    replacements when it is read.
+
+    Args:
+        preprocessing: of an open_clip text tower.
+
+    Raises:
+        UnfitError: see ``special_tokens``.
+    """
+    import open_clip
+
+    special_tokens(preprocessing)
+    source = preprocessing.tokenizer
+    make = _simple if isinstance(source, open_clip.SimpleTokenizer) else _hugging_face
+    return make(source)
 
 
 def _simple(source: Any) -> Any:
     """CLIP's own byte pairs."""
     from tokenizers import decoders
-    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+    from transformers import CLIPTokenizer
 
-    if source.reduction_fn is not None:
-        raise UnfitError("the tokenizer shortens captions by a reduction_mask, where transformers cuts them off")
-    if len(source.all_special_ids) > 2:
-        raise UnfitError("the tokenizer has special tokens besides the start and the end of a text")
-    cleaning = _cleaning(source.clean_fn)
-    if not any(type(step).__name__ == "Lowercase" for step in cleaning):
-        raise UnfitError("the tokenizer keeps capitals, which CLIP's vocabulary is not made for")
     vocab = {_SPECIAL.get(token, token): number for token, number in source.encoder.items()}
-    backend = CLIPTokenizer(vocab=vocab, merges=list(source.bpe_ranks)).backend_tokenizer
-    _clean_first(backend, cleaning)
-    backend.decoder = decoders.Sequence(
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=list(source.bpe_ranks))
+    _clean_first(tokenizer.backend_tokenizer, source)
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence(
         [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
     )
-    begin, end = _SPECIAL.values()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=begin, eos_token=end, pad_token=end, unk_token=end
-    )
+    return tokenizer
 
 
 def _hugging_face(source: Any) -> Any:
     """A tokenizer of transformers that open_clip cleans captions for."""
     from transformers import PreTrainedTokenizerFast
 
-    if source.tokenizer_mode or source.strip_sep_token:
-        raise UnfitError("open_clip changes the tokens of its tokenizer (tokenizer_mode or strip_sep_token)")
     own = source.tokenizer
-    if getattr(own, "backend_tokenizer", None) is None:
-        raise UnfitError(f"its tokenizer, a {type(own).__name__}, is none that is kept in one tokenizer.json")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=own.backend_tokenizer, padding_side=own.padding_side, **own.special_tokens_map
     )
-    _clean_first(tokenizer.backend_tokenizer, _cleaning(source.clean_fn))
+    _clean_first(tokenizer.backend_tokenizer, source)
     return tokenizer
 
 
-def _clean_first(backend: Any, cleaning: list[Any]) -> None:
+def _clean_first(backend: Any, source: Any) -> None:
     from tokenizers import normalizers
 
     own = [backend.normalizer] if backend.normalizer is not None else []
-    backend.normalizer = normalizers.Sequence([*cleaning, *own])
+    backend.normalizer = normalizers.Sequence([*_cleaning(source.clean_fn), *own])
 
 
 def _cleaning(clean: Any) -> list[Any]:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from mmcl.errors import ConfigError, require
 from mmcl.models.encoder import Encoder
+from mmcl.models.pooling import GridPooling
 
 OUTPUT = "embeddings"
+OPSET = 20  # onnxruntime reads it from 1.18 on; nothing that towers use is newer
 # Two captions of different lengths: a graph traced with one item, or without padding, would take that for granted.
 _CAPTIONS = ("a photo of a dog", "two")
-_CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class _Positional(nn.Module):
@@ -33,6 +34,19 @@ class _Positional(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         return self.encoder(**dict(zip(self.names, values)))
+
+
+class _GridOfOneSize(nn.Module):
+    """``GridPooling`` without its look at every mask, on which a graph cannot branch; a graph takes one size alone."""
+
+    def __init__(self, pooling: GridPooling) -> None:
+        super().__init__()
+        self.num_tokens, self.places = pooling.num_tokens, pooling.places
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        of_places = tokens[:, -self.num_tokens :]
+        mean = of_places.mean(1)
+        return mean + self.places((of_places - mean[:, None]).flatten(1))
 
 
 def write_graph(encoder: Encoder, path: Path) -> int:
@@ -56,6 +70,8 @@ def write_graph(encoder: Encoder, path: Path) -> int:
     for library in ("onnx", "onnxscript"):
         require(library, extra="onnx")
     encoder = copy.deepcopy(encoder).cpu().float().eval()
+    if isinstance(encoder.learned_pooling, GridPooling):
+        encoder.learned_pooling = _GridOfOneSize(encoder.learned_pooling)
     inputs = _example(encoder)
     dynamic = tuple(_dynamic_axes(encoder, value) for value in inputs.values())
     names = tuple(inputs)
@@ -63,7 +79,8 @@ def write_graph(encoder: Encoder, path: Path) -> int:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 _Positional(encoder, names), tuple(inputs.values()), dynamo=True, dynamic_shapes=(dynamic,),
-                input_names=names, output_names=[OUTPUT], verbose=False,
+                input_names=names, output_names=[OUTPUT], opset_version=OPSET,
+                verbose=False,
             )  # fmt: skip
             _name_axes(program.model.graph)
             _forget_the_source(program.model)
@@ -120,18 +137,17 @@ def _forget_the_source(model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters print and warn of what they do; within this they do neither."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    """Exporters print, log and warn of what they do, whole graphs at times; within this they do not."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+            for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
+                stack.enter_context(redirect(io.StringIO()))
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def _what_is_in_the_way(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from typing import Any
 
 from mmcl.errors import ConfigError
@@ -126,17 +127,31 @@ def _byte_pairs(tokenizer: Any) -> Any:
     for special in specials:
         _join_to_one_token(tokenizer, special, vocabulary, merges)
     rebuilt = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>"))
-    # Only digits stand alone; the last part is anything but letters, digits and blanks.
-    parts = [*specials, "'s", "'t", "'re", "'ve", "'m", "'ll", "'d", r"[\p{L}]+", r"[\p{N}]", r"[^\s\p{L}\p{N}]+"]
+    # Digits stand alone; the last part is anything but letters, digits and blanks.
+    letter, digit, other = (_character_class(part) for part in (r"\p{L}", r"\p{N}", r"^\s\p{L}\p{N}"))
+    words = "|".join([*specials, "'s", "'t", "'re", "'ve", "'m", "'ll", "'d"])
     rebuilt.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(f"(?i){'|'.join(parts)}"), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(f"(?i:{words})|{letter}+|{digit}|{other}+"), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     frame = [(name, tokenizer.encoder[name]) for name in (begin, end)]
     rebuilt.post_processor = processors.TemplateProcessing(single=f"{begin} $A {end}", special_tokens=frame)
     return rebuilt
+
+
+@lru_cache
+def _character_class(inner: str) -> str:
+    """A class of open_clip's pattern, character by character: two libraries know two versions of Unicode."""
+    from open_clip import tokenizer as library
+
+    pattern = library.re.compile(f"[{inner}]+", library.re.IGNORECASE)
+    ranges = []
+    for start, stop in ((0, 0xD800), (0xE000, 0x110000)):  # between them are surrogates, which are no characters
+        for run in pattern.finditer("".join(map(chr, range(start, stop)))):
+            ranges.append((start + run.start(), start + run.end() - 1))
+    return "[" + "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in ranges) + "]"
 
 
 def _join_to_one_token(tokenizer: Any, special: str, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:

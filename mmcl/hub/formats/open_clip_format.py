@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,10 @@ from mmcl.hub.formats.format import ExportOptions, Format, Opened
 from mmcl.hub.formats.open_clip_half import Half, ObstacleError
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder
-from mmcl.models.open_clip_folder import CONFIG, OWN_KEY, opened_alone
-from mmcl.models.open_clip_tower import NO_TEXT, own_logging
+from mmcl.models.open_clip_folder import CONFIG, HUB, OWN_KEY, opened_alone
+from mmcl.models.open_clip_tower import own_logging
 from mmcl.models.preprocessing import ImagePreprocessing
-from mmcl.models.transformers_loading import first_line, quiet_transformers
+from mmcl.models.transformers_loading import first_line, parse_json, quiet_transformers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,8 +47,9 @@ class _Prepared:
 
     config: dict[str, Any]
     state: dict[str, Tensor]
+    image: Half
     text: Half
-    notes: tuple[str, ...]
+    preprocessing: ImagePreprocessing
 
 
 def _image_half(encoder: Encoder) -> Half:
@@ -101,7 +103,7 @@ def _prepare(model: DualEncoder) -> _Prepared:
         state["logit_bias"] = model.logit_bias.reshape(())
     # Copies: safetensors writes no tensor twice, and none that is a view of another.
     state = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-    return _Prepared(config, state, text, image.notes + text.notes)
+    return _Prepared(config, state, image, text, model.image.tower.preprocessing)
 
 
 def _check(prepared: _Prepared) -> None:
@@ -112,18 +114,17 @@ def _check(prepared: _Prepared) -> None:
     """
     import open_clip
 
-    config = {key: value for key, value in json.loads(json.dumps(prepared.config)).items() if key != "custom_text"}
-    try:
-        with own_logging(), quiet_transformers(), torch.random.fork_rng(devices=[]):
-            if prepared.text.tower_config is not None:
-                text = _build_text(prepared.text, config["text_cfg"], config["embed_dim"])
-                config["text_cfg"] = NO_TEXT
-            with torch.device("meta"):
-                built = open_clip.CustomTextCLIP(**config)
-            if prepared.text.tower_config is not None:
-                built.text = text
-    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
-        raise ObstacleError(f"open_clip does not build the towers ({first_line(error)})") from error
+    with tempfile.TemporaryDirectory(prefix="mmcl_open_clip_") as folder:
+        names = {"hf_model_name": PLACEHOLDER} if prepared.text.tower_config is not None else {}
+        _write_configs(Path(folder), prepared, names, of_repository=PLACEHOLDER)
+        with opened_alone(folder) as alone, own_logging(), quiet_transformers(), torch.random.fork_rng(devices=[]):
+            config = parse_json(alone / CONFIG)["model_cfg"]
+            del config["custom_text"]
+            try:
+                with torch.device("meta"):
+                    built = open_clip.CustomTextCLIP(**config)
+            except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
+                raise ObstacleError(f"open_clip does not build the towers ({first_line(error)})") from error
     wanted = {name: tuple(value.shape) for name, value in built.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in prepared.state.items()}
     differ = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
@@ -133,24 +134,6 @@ def _check(prepared: _Prepared) -> None:
             f"open_clip builds another {side} tower than the model's: {len(differ)} weights differ "
             f"({differ[0]}: {found.get(differ[0])}, open_clip has {wanted.get(differ[0])})"
         )
-
-
-def _build_text(text: Half, config: dict[str, Any], embedding_dim: int) -> Any:
-    """open_clip's text tower around a transformers config, without memory for weights."""
-    import tempfile
-
-    from open_clip.hf_model import HFTextEncoder
-
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(text.tower_config), encoding="utf-8")
-        with torch.device("meta"):
-            return HFTextEncoder(
-                folder,
-                embedding_dim,
-                pooler_type=config["hf_pooler_type"],
-                proj_type=config["hf_proj_type"],
-                pretrained=False,
-            )
 
 
 def _obstacle(model: DualEncoder) -> str | None:
@@ -197,63 +180,78 @@ def _tower_id(model: DualEncoder, text: Half) -> str | None:
     return text.tower_id
 
 
-def _name_sources(model: DualEncoder, text: Half, options: ExportOptions) -> tuple[dict[str, str], list[str]]:
-    """``hf_model_name`` and ``hf_tokenizer_name`` as far as the text half needs them, and what must be known of them.
+def _name_sources(model: DualEncoder, prepared: _Prepared, options: ExportOptions) -> tuple[dict[str, str], list[str]]:
+    """``hf_model_name`` and ``hf_tokenizer_name`` as far as the text half needs them, and what must be known of names.
 
     Raises:
-        ConfigError: the folder is another model's too, and the text tower's config cannot be found elsewhere.
+        ConfigError: the folder is another model's too, and a tower's config cannot be found elsewhere.
     """
+    text, image, notes = prepared.text, prepared.image, []
     names: dict[str, str] = {}
-    notes: list[str] = []
     own = _tower_id(model, text)
+    of_text = text.tower_config is not None
+    if options.combined and (image.tower_config is not None or (of_text and own is None)):
+        raise ConfigError(
+            f"format open_clip: it reads the {'text' if of_text and own is None else 'image'} tower's config from "
+            f"the config.json of a repository, and in this one that file is the whole model's; export open_clip to a "
+            f"folder of its own and push it as a repository of its own"
+        )
     if text.tokenizer is not None:
         known = text.config.get("hf_tokenizer_name")
         names["hf_tokenizer_name"] = options.repo_id or (known if is_hub_id(known) else own) or PLACEHOLDER
-    if text.tower_config is not None:
-        if options.combined and own is None:
-            raise ConfigError(
-                "format open_clip: open_clip reads the text tower's config from the config.json of a repository, and "
-                "in this one that file is the whole model's; export open_clip to a folder of its own and push it as a "
-                "repository of its own"
-            )
+    if of_text:
         names["hf_model_name"] = (None if options.combined else options.repo_id) or own or PLACEHOLDER
-        if names["hf_model_name"] == own:
-            notes.append(f"open_clip reads the text tower's config from the Hub: {own}")
-        else:
-            notes.append(
-                "the text tower's config lies in the folder: it was opened from there, as the Hub will answer; plain "
-                "open_clip finds it once the folder is pushed"
-            )
-    if PLACEHOLDER in names.values():
+    if of_text and names["hf_model_name"] == own:
+        notes.append(f"open_clip reads the text tower's config from the Hub: {own}")
+    elif of_text or image.tower_config is not None:
+        sides = " and the ".join(
+            side for side, half in (("image", image), ("text", text)) if half.tower_config is not None
+        )
+        notes.append(
+            f"the config of the {sides} tower lies in the folder: it was opened from there, as the Hub will answer; "
+            f"plain open_clip finds it once the folder is pushed"
+        )
+    if PLACEHOLDER in names.values() or (image.tower_config is not None and options.repo_id is None):
         notes.append(
             f"the config names {PLACEHOLDER!r} where the repository's id belongs: export with --repo-id OWNER/NAME "
-            f"before pushing it, or plain open_clip cannot find the text tower's files"
+            f"before pushing it, or plain open_clip cannot find the towers' files"
         )
     return names, notes
+
+
+def _write_configs(
+    folder: Path, prepared: _Prepared, names: Mapping[str, str], *, of_repository: str, combined: bool = False
+) -> None:
+    """``config.json``, where a tower's config must be found in the repository, and ``open_clip_config.json``.
+
+    Args:
+        names: ``hf_model_name`` and ``hf_tokenizer_name``, as far as they are needed.
+        of_repository: the folder's own id on the Hub.
+    """
+    towers = [half.tower_config for half in (prepared.text, prepared.image) if half.tower_config is not None]
+    if towers and not combined:
+        _write_json(folder / "config.json", {key: value for tower in towers for key, value in tower.items()})
+    vision = prepared.config["vision_cfg"]
+    if prepared.image.tower_config is not None:
+        vision = vision | {"timm_model_name": HUB + of_repository}
+    model = prepared.config | {"vision_cfg": vision, "text_cfg": prepared.config["text_cfg"] | names}
+    # open_clip passes the last over; read back by mmcl, the model sees images as before.
+    own = {OWN_KEY: {"image_preprocessing": prepared.preprocessing.to_dict()}}
+    _write_json(folder / CONFIG, {"model_cfg": model, "preprocess_cfg": _preprocess(prepared.preprocessing)[0], **own})
 
 
 def _write(model: DualEncoder, folder: Path, options: ExportOptions) -> Sequence[str]:
     from safetensors.torch import save_file
 
     prepared = _prepare(model)
-    names, notes = _name_sources(model, prepared.text, options)
-    preprocess, of_images = _preprocess(model.image.tower.preprocessing)
-    text_config = prepared.config["text_cfg"] | names
+    names, notes = _name_sources(model, prepared, options)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)  # gone first and written last: a folder that holds it is complete
     save_file(prepared.state, folder / WEIGHTS, metadata={"format": "pt"})
     if prepared.text.tokenizer is not None:
         _save_tokenizer(prepared.text.tokenizer, folder, combined=options.combined)
-    if prepared.text.tower_config is not None and not options.combined:
-        _write_json(folder / "config.json", prepared.text.tower_config)
-    content = {
-        "model_cfg": prepared.config | {"text_cfg": text_config},
-        "preprocess_cfg": preprocess,
-        # open_clip passes it over; read back by mmcl, the model sees images as before.
-        OWN_KEY: {"image_preprocessing": model.image.tower.preprocessing.to_dict()},
-    }
-    _write_json(folder / CONFIG, content)
-    return [*notes, *of_images, *prepared.notes]
+    _write_configs(folder, prepared, names, of_repository=options.repo_id or PLACEHOLDER, combined=options.combined)
+    return [*notes, *_preprocess(prepared.preprocessing)[1], *prepared.image.notes, *prepared.text.notes]
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -32,7 +32,8 @@ class Half:
         quick_gelu: the activation of its blocks, which open_clip's config has once for both halves; None: it has none
             of open_clip's own blocks.
         tokenizer: text: the Hugging Face tokenizer whose files belong beside the config; None: open_clip's own.
-        tower_config: text: the config of a tower that open_clip builds with transformers.
+        tower_config: the config of a tower that open_clip builds with transformers, or timm with options: a part of
+            the repository's ``config.json``.
         tower_id: text: the Hub id under which such a config may be found.
         notes: what differs from the source model, one sentence each.
     """

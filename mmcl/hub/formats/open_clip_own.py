@@ -36,7 +36,7 @@ def open_clip_image_half(encoder: Encoder) -> Half:
             state["proj"] = state["proj"] @ weight.T
     quick_gelu = None if timm or convolutional else bool(whole.get("quick_gelu", False))
     left_out = ("CoCa's decoder, which writes captions, is left out",) if "multimodal_cfg" in whole else ()
-    return Half(config, state, quick_gelu, notes=left_out)
+    return Half(config, state, quick_gelu, tower_config=encoder.tower.tower_config, notes=left_out)
 
 
 def _into_linear(state: dict[str, Tensor], name: str, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ def open_clip_text_half(encoder: Encoder) -> Half:
         state,
         None if of_transformers else bool(whole.get("quick_gelu", False)),
         tokenizer=tokenizer,
-        tower_config=tower.text_config,
+        tower_config=tower.tower_config,
         tower_id=config.get("hf_model_name"),
     )
 

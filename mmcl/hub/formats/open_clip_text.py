@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mmcl.hub.conversion.clip_names import clip_to_open_clip
+from mmcl.hub.conversion.siglip_names import siglip_to_open_clip
 from mmcl.hub.formats.open_clip_half import (
     Half,
     ObstacleError,
@@ -67,13 +68,15 @@ def _own(encoder: Encoder) -> Half:
     weight, bias = linear_head(encoder)
     source, length = cpu_state(tower.model), tower.preprocessing.max_length
     if siglip:  # a linear layer follows its pooling; the head behind it is one with it
-        inner, shift = source.pop("head.weight"), source.pop("head.bias")
-        bias = weight @ shift + (0 if bias is None else bias)
-        weight = weight @ inner
-    state = clip_to_open_clip(source, weight, "text")
+        state = siglip_to_open_clip(source, "text")
+        shift = weight @ state["text_projection.bias"]
+        bias = shift if bias is None else bias + shift
+        weight = weight @ state["text_projection.weight"]
+    else:
+        state = clip_to_open_clip(source, weight, "text")
     state["positional_embedding"] = state["positional_embedding"][:length]
     if bias is not None:
-        del state["text_projection"]
+        state.pop("text_projection", None)
         state |= {"text_projection.weight": weight, "text_projection.bias": bias}
     quick_gelu, of_activation = activation(config.hidden_act, tower_name(encoder))
     tokens, tokenizer = _siglip_tokens(encoder) if siglip else _clip_tokens(encoder)

@@ -1,22 +1,27 @@
 """Image towers that open_clip builds with timm: timm's own, and SigLIP's where timm has a model of its sizes.
 
-Source: open_clip's ``TimmModel`` calls ``timm.create_model(name)`` and hands it nothing but the pooling and dropout, so
-that a model built with other options cannot be said.
+Source: open_clip's ``TimmModel`` calls ``timm.create_model(name)`` and hands it nothing but the pooling and dropout. A
+model with options is named as a repository, ``hf-hub:owner/name``, whose ``config.json`` tells timm the options.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmcl.hub.conversion.siglip_names import siglip_to_open_clip
 from mmcl.hub.formats.open_clip_half import Half, ObstacleError, cpu_state, linear_head, square, tower_name
 from mmcl.models.encoder import Encoder
 from mmcl.models.heads import IdentityHead, MlpHead
+from mmcl.models.transformers_tower import TransformersTower
 
 # Options that only training sees; open_clip leaves them out.
 _OF_TRAINING = ("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "patch_drop_rate")
+# The smallest of timm's SigLIP towers; a config tells it other sizes.
+_SIGLIP, _SIGLIP_EPS = "vit_base_patch16_siglip_224", 1e-6
 # Pooling of mmcl's -> timm's, of a ViT whose tokens come out of its last layer norm.
 _VIT_POOLINGS = {"cls": "token", "mean": "avg", "max": "max"}
 
@@ -25,17 +30,15 @@ def timm_half(encoder: Encoder) -> Half:
     """An image encoder with a tower of timm.
 
     Raises:
-        ObstacleError: open_clip does not build that model, or has no such head.
+        ObstacleError: open_clip does not pool it so, or has no such head.
     """
     tower = encoder.tower
-    pool = _check_options(encoder)
+    pool, tower_config = _options(encoder)
     if encoder.pooling != "pooler":
-        from timm.models.vision_transformer import VisionTransformer
-
-        normed = isinstance(tower.model, VisionTransformer) and isinstance(tower.model.fc_norm, nn.Identity)
+        normed = _is_vit(tower.model) and isinstance(tower.model.fc_norm, nn.Identity)
         if not normed or encoder.pooling not in _VIT_POOLINGS:
             raise ObstacleError(
-                f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip has timm's own pooling"
+                f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip's by timm's own"
             )
         pool = _VIT_POOLINGS[encoder.pooling]
     config = {
@@ -46,28 +49,43 @@ def timm_half(encoder: Encoder) -> Half:
     }
     proj, head = _head(encoder)
     trunk = {f"trunk.{name}": value for name, value in cpu_state(tower.model).items()}
-    return Half(config | proj, trunk | head)
+    return Half(config | proj, trunk | head, tower_config=tower_config)
 
 
-def _check_options(encoder: Encoder) -> str:
-    """The pooling that the tower's options name; '' for the model's own.
+def _is_vit(model: nn.Module) -> bool:
+    from timm.models.vision_transformer import VisionTransformer
 
-    Raises:
-        ObstacleError: an option that changes the model.
-    """
+    return isinstance(model, VisionTransformer)
+
+
+def _options(encoder: Encoder) -> tuple[str, dict[str, Any] | None]:
+    """The pooling that a tower's options name, '' for the model's own; and a config for other options."""
     import timm
 
-    name = encoder.tower.spec["name"]
+    name, size = encoder.tower.spec["name"], encoder.tower.preprocessing.size
     options = {key: value for key, value in encoder.tower.spec["options"].items() if key not in _OF_TRAINING}
-    pool = options.pop("global_pool", "")
-    size = options.get("img_size")
     own = timm.get_pretrained_cfg(name)
-    if size is not None and own is not None and tuple(own.input_size[-2:]) in ((size, size), size):
-        options.pop("img_size")
-    if options:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise ObstacleError(f"the image tower timm:{name} was built with {given}, and open_clip builds it without")
-    return pool
+    if own is not None and tuple(own.input_size[-2:]) == tuple(size):
+        options.pop("img_size", None)
+    if not options or (set(options) == {"global_pool"} and not _is_vit(encoder.tower.model)):
+        return options.get("global_pool", ""), None
+    return "", timm_config(name, options, size)
+
+
+def timm_config(name: str, options: dict[str, Any], size: Sequence[int]) -> dict[str, Any]:
+    """What timm reads from a repository's ``config.json`` to build a model with options."""
+    import timm
+
+    own = timm.get_pretrained_cfg(name)
+    values = {} if own is None else own.to_dict()
+    kept = ("pool_size", "fixed_input_size", "crop_pct", "interpolation", "mean", "std")
+    return {
+        "architecture": name.partition(".")[0],
+        "model_args": options,
+        "num_classes": 0,
+        "pretrained_cfg": {key: values[key] for key in kept if values.get(key) is not None}
+        | {"input_size": [3, *size]},
+    }
 
 
 def _head(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -118,78 +136,86 @@ def _mlp(head: MlpHead) -> dict[str, Tensor]:
 def siglip_image_half(encoder: Encoder) -> Half:
     """An image encoder with SigLIP's tower of transformers, as the timm model that is the same net.
 
+    A model of timm's that has its sizes is named; otherwise timm is told the sizes in a config.
+
     Raises:
-        ObstacleError: another pooling than SigLIP's own, or timm has no model of its sizes and activation.
+        ObstacleError: another pooling than SigLIP's own, or another activation or layer norm than timm has.
     """
-    if encoder.pooling != "pooler" or not getattr(encoder.tower.model, "use_head", True):
+    tower, config = encoder.tower, encoder.tower.model.config
+    if encoder.pooling != "pooler" or not getattr(tower.model, "use_head", True):
         raise ObstacleError(
-            f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip pools SigLIP's as SigLIP does"
+            f"{tower_name(encoder)} is pooled by {encoder.pooling!r}, and open_clip's SigLIP by its own"
         )
-    config = encoder.tower.model.config
-    state = _siglip_state(cpu_state(encoder.tower.model), config)
+    state = siglip_to_open_clip(cpu_state(tower.model), "image")
+    if tower.resizes_positions:
+        state["trunk.pos_embed"] = _resized_positions(tower)
+    activation = _timm_activation(encoder)
+    known = _siglip_name(encoder, state, activation)
+    tower_config = None
+    if known is None:
+        hidden = len(state["trunk.blocks.0.mlp.fc1.bias"])
+        ratio = hidden / config.hidden_size
+        options = {
+            "img_size": square(tower.preprocessing.size),
+            "patch_size": config.patch_size,
+            "embed_dim": config.hidden_size,
+            "depth": config.num_hidden_layers,
+            "num_heads": config.num_attention_heads,
+            "mlp_ratio": ratio if int(config.hidden_size * ratio) == hidden else (hidden + 0.5) / config.hidden_size,
+            "act_layer": activation,
+        }
+        tower_config = timm_config(_SIGLIP, options, tower.preprocessing.size)
     vision = {
-        "timm_model_name": _siglip_name(encoder, state),
+        "timm_model_name": known or _SIGLIP,
         "timm_model_pretrained": False,
         "timm_pool": "map",
-        "image_size": square(encoder.tower.preprocessing.size),
+        "image_size": square(tower.preprocessing.size),
     }
-    trunk = {f"trunk.{name}": value for name, value in state.items()}
-    if isinstance(encoder.head, IdentityHead):
-        return Half(vision | {"timm_proj": "none"}, trunk)
-    proj, head = _head(encoder)
-    return Half(vision | proj, trunk | head)
+    proj, head = ({"timm_proj": "none"}, {}) if isinstance(encoder.head, IdentityHead) else _head(encoder)
+    return Half(vision | proj, state | head, tower_config=tower_config)
 
 
-def _siglip_name(encoder: Encoder, state: dict[str, Tensor]) -> str:
-    """The timm model that has these weights and this activation, for images of this size."""
-    import timm
+@torch.no_grad()
+def _resized_positions(tower: TransformersTower) -> Tensor:
+    """Positions (1, t, f) for images of the tower's size, as it resizes them itself."""
+    module = tower.model.embeddings
+    zeros = torch.zeros(1, 3, *tower.preprocessing.size, device=next(module.parameters()).device)
+    return (module(zeros, interpolate_pos_encoding=True) - module.patch_embedding.bias).cpu()
+
+
+def _timm_activation(encoder: Encoder) -> str:
+    """timm's name of a tower's activation.
+
+    Raises:
+        ObstacleError: it has none such, or its layer norm's epsilon is another.
+    """
+    from timm.layers import get_act_layer
     from transformers.activations import ACT2FN
 
-    config, size = encoder.tower.model.config, encoder.tower.preprocessing.size
-    probe = torch.linspace(-4, 4, 33)
-    wanted = {name: value.shape for name, value in state.items()}
-    other = ""
-    for name in timm.list_models(f"vit_*_patch{config.patch_size}_siglip_{size[0]}"):
-        with torch.device("meta"):
-            model = timm.create_model(name, num_classes=0)
-        found = {key: value.shape for key, value in model.state_dict().items()}
-        heads = (model.blocks[0].attn.num_heads, model.attn_pool.num_heads) if "attn_pool.q.weight" in found else ()
-        if found != wanted or set(heads) != {config.num_attention_heads} or size[0] != size[1]:
-            continue
-        same = torch.allclose(model.blocks[0].mlp.act(probe), ACT2FN[config.hidden_act](probe), atol=1e-6)
-        if same and model.norm.eps == config.layer_norm_eps:
+    config, probe = encoder.tower.model.config, torch.linspace(-4, 4, 33)
+    for name in ("gelu_tanh", "gelu", "quick_gelu"):
+        same = torch.allclose(get_act_layer(name)()(probe), ACT2FN[config.hidden_act](probe), rtol=0, atol=1e-6)
+        if same and config.layer_norm_eps == _SIGLIP_EPS:
             return name
-        other = f"; timm's {name} has its sizes, but another activation than {config.hidden_act}"
     raise ObstacleError(
-        f"{tower_name(encoder)} needs a timm model with SigLIP's attention pooling, width {config.hidden_size}, "
-        f"{config.num_hidden_layers} layers, patches of {config.patch_size} and images of {size[0]} pixels, and "
-        f"there is none{other}"
+        f"{tower_name(encoder)} has activation {config.hidden_act} and layer norm epsilon {config.layer_norm_eps}, "
+        f"timm's has GELU and {_SIGLIP_EPS}"
     )
 
 
-def _siglip_state(source: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """SigLIP's weights under the names of timm's ``VisionTransformer`` with map pooling."""
-    found = {
-        "patch_embed.proj.weight": source["embeddings.patch_embedding.weight"],
-        "patch_embed.proj.bias": source["embeddings.patch_embedding.bias"],
-        "pos_embed": source["embeddings.position_embedding.weight"][None],
-        "attn_pool.latent": source["head.probe"],
-    }
-    layers = {"norm": "post_layernorm", "attn_pool.proj": "head.attention.out_proj", "attn_pool.norm": "head.layernorm"}
-    layers |= {f"attn_pool.mlp.fc{number}": f"head.mlp.fc{number}" for number in (1, 2)}
-    for number in range(config.num_hidden_layers):
-        block, theirs = f"blocks.{number}", f"encoder.layers.{number}"
-        layers |= {f"{block}.norm{part}": f"{theirs}.layer_norm{part}" for part in (1, 2)}
-        layers |= {f"{block}.mlp.fc{part}": f"{theirs}.mlp.fc{part}" for part in (1, 2)}
-        layers[f"{block}.attn.proj"] = f"{theirs}.self_attn.out_proj"
-        for kind in ("weight", "bias"):
-            parts = [source[f"{theirs}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            found[f"{block}.attn.qkv.{kind}"] = torch.cat(parts)
-    for kind in ("weight", "bias"):
-        found |= {f"{ours}.{kind}": source[f"{theirs}.{kind}"] for ours, theirs in layers.items()}
-        fused = source[f"head.attention.in_proj_{kind}"]
-        found[f"attn_pool.q.{kind}"], found[f"attn_pool.kv.{kind}"] = (
-            fused[: config.hidden_size],
-            fused[config.hidden_size :],
-        )
-    return found
+def _siglip_name(encoder: Encoder, state: dict[str, Tensor], activation: str) -> str | None:
+    """The model of timm's own that has these weights and this activation, for images of this size; None: none has."""
+    import timm
+    from timm.layers import get_act_layer
+
+    config, size, probe = encoder.tower.model.config, encoder.tower.preprocessing.size, torch.linspace(-4, 4, 33)
+    wanted = {name.removeprefix("trunk."): value.shape for name, value in state.items()}
+    for name in timm.list_models(f"vit_*_patch{config.patch_size}_siglip_{size[0]}"):
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0)
+        if {key: value.shape for key, value in model.state_dict().items()} != wanted:
+            continue
+        heads = {model.blocks[0].attn.num_heads, model.attn_pool.num_heads} == {config.num_attention_heads}
+        if heads and torch.equal(model.blocks[0].mlp.act(probe), get_act_layer(activation)()(probe)):
+            return name
+    return None

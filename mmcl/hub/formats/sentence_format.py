@@ -31,6 +31,7 @@ from mmcl.hub.formats.sentence_modules import (
     write_modules,
 )
 from mmcl.hub.formats.sentence_towers import (
+    cuts_as_timm,
     mean_of_places_tokens,
     pools_flat,
     text_settings,
@@ -142,11 +143,11 @@ def _modules_behind(encoder: Encoder) -> list[SentenceModule]:
 
 def _router_notes(model: DualEncoder) -> list[str]:
     notes = []
-    image = model.image.tower.preprocessing
-    if image.crop_rounding == "even" and isinstance(image.resize_to, int):
+    tower = model.image.tower
+    if cuts_as_timm(tower):
         notes.append(
-            "Where an odd number of pixels is cut off an image, transformers' image processor may start the cut one "
-            "pixel before mmcl does."
+            'Pictures must be RGB, as timm takes no others: image.convert("RGB"). They are resized by Pillow, whose '
+            "values are up to 1 of 255 apart from those the model was trained with."
         )
     if any(isinstance(e.head, MlpHead) and e.head.settings["norm"] == "batch" for e in (model.image, model.text)):
         notes.append("The head's batch norm is folded into the layer before it, and cannot be trained on by itself.")

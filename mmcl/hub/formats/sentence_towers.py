@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from torch import Tensor
 from mmcl.hub.formats.sentence_modules import TRANSFORMER_CONFIG, write_json
 from mmcl.models.convolutional_stem import OPTION
 from mmcl.models.encoder import Encoder
+from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.models.text_preprocessing import TextPreprocessing
 from mmcl.models.timm_tower import TimmTower
 from mmcl.models.tower import Tower
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.transformers_loading import parse_json, quiet_transformers
 from mmcl.models.transformers_tower import TransformersTower
+
+# What transformers writes of how it was asked for a tokenizer.
+_OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 
 
 def tower_obstacle(encoder: Encoder) -> str | None:
@@ -122,22 +127,22 @@ def write_tower(encoder: Encoder, folder: Path) -> None:
             module.config.dtype = torch.float32
             module.save_pretrained(str(folder), state_dict=weights)
     if encoder.modality == "text":
-        tower.preprocessing.save(folder)
-    else:
+        _write_tokenizer(tower.preprocessing, folder)
+    elif not cuts_as_timm(tower):  # otherwise its config says all
         write_json(folder / "preprocessor_config.json", tower.preprocessing.image_processor_config())
     write_json(folder / TRANSFORMER_CONFIG, _transformer_config(encoder))
+
+
+def _write_tokenizer(preprocessing: TextPreprocessing, folder: Path) -> None:
+    preprocessing.save(folder)
+    file = folder / "tokenizer_config.json"
+    values = {name: value for name, value in parse_json(file).items() if name not in _OF_THIS_MACHINE}
+    write_json(file, values | {"model_max_length": preprocessing.max_length})
 
 
 def _write_timm(tower: TimmTower, weights: dict[str, Tensor], folder: Path) -> None:
     from safetensors.torch import save_file
 
-    preprocessing = tower.preprocessing
-    data = {
-        "input_size": [3, *preprocessing.size],
-        "interpolation": preprocessing.interpolation,
-        "mean": list(preprocessing.mean),
-        "std": list(preprocessing.std),
-    }
     config = {
         "model_type": "timm_wrapper",
         "architectures": ["TimmWrapperModel"],
@@ -147,7 +152,7 @@ def _write_timm(tower: TimmTower, weights: dict[str, Tensor], folder: Path) -> N
         "label_names": [],
         "num_features": tower.feature_dim,
         "do_pooling": True,
-        "pretrained_cfg": data,
+        "pretrained_cfg": timm_data_config(tower.preprocessing),
         "dtype": "float32",
     }
     write_json(folder / "config.json", config)
@@ -164,6 +169,33 @@ def _transformer_config(encoder: Encoder) -> dict[str, Any]:
         "module_output_name": "sentence_embedding" if flat else "token_embeddings",
     }
     return config | (text_settings(encoder.tower.preprocessing) if encoder.modality == "text" else {})
+
+
+def cuts_as_timm(tower: Tower) -> bool:
+    """Whether an image processor of timm's is written: the others cut half pixels off on the other side.
+
+    timm's takes RGB pictures alone, so it is written only where it makes a difference.
+    """
+    preprocessing = tower.preprocessing
+    by_timm = isinstance(tower, TimmTower) and preprocessing.interpolation in ("bilinear", "bicubic")
+    return by_timm and isinstance(preprocessing.resize_to, int) and preprocessing.crop_rounding == "even"
+
+
+def timm_data_config(preprocessing: ImagePreprocessing) -> dict[str, Any]:
+    """How timm's own transform of a model in evaluation does the same; see ``timm.data.resolve_data_config``."""
+    edge, to = preprocessing.size[0], preprocessing.resize_to
+    squash = not isinstance(to, int)
+    to = to[0] if squash else to
+    # timm resizes to floor(size / crop_pct): a short number where it leads there, else one well within the interval.
+    shares = (round(edge / to, 3), edge / (to + 0.5))
+    return {
+        "input_size": [3, *preprocessing.size],
+        "crop_pct": next(share for share in shares if math.floor(edge / share) == to),
+        "crop_mode": "squash" if squash else "center",
+        "interpolation": preprocessing.interpolation,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
 
 
 def pools_flat(tower: Tower) -> bool:

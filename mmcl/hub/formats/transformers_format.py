@@ -84,8 +84,9 @@ def _write_tokenizer(model: DualEncoder, plan: DualPlan, folder: Path) -> None:
         # A mask that the model was trained without changes its embeddings.
         "model_input_names": [name for name in names if name in takes and (uses_mask or name != "attention_mask")],
     }
-    if values.get("tokenizer_class") == "TokenizersBackend":
-        values["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that earlier versions know too
+    if plan.text.is_converted or values.get("tokenizer_class") == "TokenizersBackend":
+        # Read as the file says; earlier versions of transformers know this name of the class alone.
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
     file.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
@@ -123,8 +124,8 @@ def _image_notes(preprocessing: ImagePreprocessing) -> Iterator[str]:
     to = preprocessing.resize_to
     if isinstance(to, int) and (preprocessing.crop_rounding == "even" or to < max(preprocessing.size)):
         yield (
-            "transformers' image processors cut the middle of about one picture in four a pixel further up or left than "
-            "the model was trained with, which moves its embedding a little."
+            "transformers' image processors cut the middle of about one picture in four a pixel further up or left "
+            "than the model was trained with, which moves its embedding a little."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmcl.evaluation.report.suite_table import is_fraction
@@ -18,7 +19,9 @@ def sweep_rows(sweep: Sweep, choice: Choice) -> tuple[list[str], list[list[str]]
         sweep: what each alpha is worth.
         choice: which one was taken.
     """
-    header = ["alpha", *(f"{name}: {metric}" for name, metric in sweep.metrics.items()), ""]
+    alike = len(set(sweep.metrics.values())) == 1
+    first = f"alpha ({sweep.metrics[sweep.target]})" if alike else "alpha"
+    header = [first, *(name if alike else f"{name}: {metric}" for name, metric in sweep.metrics.items()), ""]
     columns = [[write_metric(metric, value) for value in sweep.values(name)] for name, metric in sweep.metrics.items()]
     notes = [_note(alpha, choice.alpha) for alpha in sweep.alphas]
     alphas = [f"{alpha:g}" for alpha in sweep.alphas]
@@ -35,7 +38,7 @@ def write_metric(metric: str, value: float) -> str:
     return f"{100 * value:.2f} %" if is_fraction(metric) else f"{value:.4g}"
 
 
-def sweep_page(sweep: Sweep, choice: Choice, *, title: str, notes: tuple[str, ...] = ()) -> Page:
+def sweep_page(sweep: Sweep, choice: Choice, *, title: str, notes: Sequence[str] = ()) -> Page:
     """The page of a sweep.
 
     Args:

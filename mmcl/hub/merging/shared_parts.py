@@ -140,6 +140,7 @@ class _SharingEmbedder(DualEncoderEmbedder):
     def embed(self, items: Sequence[Any], modality: str, *, batch_size: int = 64) -> Tensor:
         """See ``DualEncoderEmbedder.embed``."""
         if modality in self._by_others:
+            self.model.eval()
             return self._by_others[modality].embed(items, modality, batch_size=batch_size)
         return super().embed(items, modality, batch_size=batch_size)
 
@@ -148,5 +149,6 @@ class _SharingEmbedder(DualEncoderEmbedder):
     ) -> tuple[Tensor, np.ndarray, list[SkippedRow]]:
         """See ``embed_images``."""
         if "image" in self._by_others:
+            self.model.eval()
             return self._by_others["image"].embed_dataset_images(dataset, batch_size=batch_size)
         return super().embed_dataset_images(dataset, batch_size=batch_size)

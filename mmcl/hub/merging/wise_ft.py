@@ -66,6 +66,10 @@ class Sweep:
         """The metric that counts on some data, one an alpha."""
         return [metric_value(point.metrics[name], self.metrics[name], name) for point in self.points]
 
+    def at(self, alpha: float) -> dict[str, dict[str, Any]]:
+        """All that was measured at one of the alphas, by data name."""
+        return self.points[self.alphas.index(alpha)].metrics
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         points = [{"alpha": point.alpha, "metrics": point.metrics} for point in self.points]
