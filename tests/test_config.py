@@ -67,6 +67,51 @@ def test_a_missing_data_path_is_named() -> None:
         recipe_from_tree([1], source="here")
 
 
+def test_a_starting_model_decides_its_towers() -> None:
+    with pytest.raises(
+        ConfigError, match=r"here: model.image.name is 'bert', but model.init_from=runs/a"
+    ):
+        recipe(model={"init_from": "runs/a", "image": {"name": "bert"}})
+    with pytest.raises(ConfigError, match="model.init_from is empty; want a MODEL"):
+        recipe(model={"init_from": ""})
+    with pytest.raises(ConfigError, match="unknown key 'model.init_form'; did you mean 'model.init_from'"):
+        recipe(model={"init_form": "runs/a"})
+    full = recipe().model.model_dump(mode="json")
+    assert recipe(model={**full, "init_from": "runs/a"}).model.init_from == "runs/a", "defaults ask for nothing"
+    assert full["init_from"] is None
+    assert full["embedding_dim"] == 256
+
+
+def test_a_starting_model_leaves_out_what_it_decides() -> None:
+    section = recipe(model={"init_from": "runs/a", "logit_scale": 20.0, "text": {"freeze": True}}).model
+    written = section.model_dump(mode="json")
+    assert set(written) == {"init_from", "image", "text", "logit_scale"}
+    assert set(written["text"]) == {"freeze", "freeze_until_epoch", "learning_rate", "layer_decay"}
+    assert section.says("logit_scale")
+    assert section.says("text.freeze")
+    assert not section.says("image.head")
+    again = recipe(model=yaml.safe_load(yaml.safe_dump(written))).model
+    assert again == section
+    assert [again.says(key) for key in ("logit_scale", "logit_bias", "embedding_dim")] == [True, False, False]
+
+
+def test_sigmoid_leaves_its_start_to_a_starting_model() -> None:
+    section = recipe(model={"init_from": "runs/a"}, loss={"name": "sigmoid"}).model
+    assert not section.says("logit_scale")
+    assert not section.says("logit_bias")
+    assert recipe(loss={"name": "sigmoid"}).model.logit_bias == -10.0
+    with pytest.raises(ConfigError, match="loss.name=sigmoid needs a number for model.logit_bias"):
+        recipe(model={"init_from": "runs/a", "logit_bias": None}, loss={"name": "sigmoid"})
+
+
+def test_a_run_s_own_config_is_a_recipe(tmp_path: Path) -> None:
+    """It also says where it ran, which is no part of what is to be run."""
+    loaded = load_recipe("quickstart")
+    text = yaml.safe_dump({**loaded.model_dump(mode="json"), "environment": {"git_commit": None}})
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_recipe(tmp_path / "config.yaml") == loaded
+
+
 def test_values_cannot_change_after_loading() -> None:
     with pytest.raises(ValueError, match="frozen"):
         recipe().train.epochs = 3

@@ -30,7 +30,11 @@ BaseModels = Annotated[
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A further tag on the Hub; repeatable.")]
 Title = Annotated[str | None, typer.Option("--title", help="Heading of the card; default the repository's name.")]
 Gallery = Annotated[
-    bool, typer.Option("--gallery/--no-gallery", help="Show captions and images of the test split with what they find.")
+    bool,
+    typer.Option(
+        "--gallery/--no-gallery",
+        help="Show a few test images and captions, which are then as public as the card.",
+    ),
 ]
 Baselines = Annotated[
     list[str] | None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.models.open_clip_folder import CONFIG, OWN_KEY, names_repository, opened_alone, own_timm_config
+from mmcl.models.open_clip_folder import CONFIG, OWN_KEY, names_repository, opened_alone, own_logging, own_timm_config
 from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.models.text_preprocessing import OpenClipText
 from mmcl.models.tower import Tower, TowerOutput
@@ -72,20 +71,6 @@ class OpenClipTower(Tower):
             self.preprocessing.save(folder)
         if self.tower_config is not None:
             (folder / "config.json").write_text(json.dumps(self.tower_config, indent=2), encoding="utf-8")
-
-
-@contextmanager
-def own_logging() -> Iterator[None]:
-    """open_clip logs on the root logger, and so would install a handler on it; within this it does neither."""
-    root, handler = logging.getLogger(), logging.NullHandler()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
 
 
 def _reference(name: str) -> str:

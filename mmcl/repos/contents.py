@@ -7,7 +7,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from mmcl.repos.secrets import find_secrets, find_secrets_in_bytes
+from mmcl.repos.secret_finding import find_secrets, find_secrets_in_bytes
 
 Fault = tuple[str, str]  # why a file may not go, and what to do
 

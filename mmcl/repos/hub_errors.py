@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
-from mmcl.repos.secrets import redact
+from mmcl.repos.secret_finding import redact
 
 log = get_logger(__name__)
 

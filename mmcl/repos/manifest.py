@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mmcl.errors import ConfigError
@@ -61,9 +61,8 @@ def digest_bytes(content: bytes) -> Digest:
 
 
 def write_manifest(digests: Mapping[str, Digest]) -> bytes:
-    files = {
-        path: {"size": digest.size, "sha256": digest.sha256, "git": digest.git} for path, digest in digests.items()
-    }
+    """The text of ``mmcl_push.json`` for these files."""
+    files = {path: asdict(digest) for path, digest in digests.items()}
     about = "What mmcl pushed last. A later push takes out of this list what it has no more and nobody changed."
     return (json.dumps({"format": 1, "about": about, "files": files}, indent=1) + "\n").encode()
 

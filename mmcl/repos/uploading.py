@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import mmcl
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
+from mmcl.repos import repository_state as state
 from mmcl.repos.hub_errors import CONFLICTS, FIRST_WAIT_SECONDS, is_transient, one_sentence, quiet_client, status_of
 from mmcl.repos.hub_errors import with_retries as retry
 from mmcl.repos.manifest import Digest, digest_bytes, digest_file, read_manifest, write_manifest
 from mmcl.repos.planning import MANIFEST, PlannedFile, UploadPlan
-from mmcl.repos.secrets import redact
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -136,7 +136,7 @@ class _Push:
             retry(lambda: self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True),
                   self.repo_id, f"make the branch {self.revision!r} of")  # fmt: skip
         if self.create_pr:
-            self.pull_requests = frozenset(self._pull_requests())
+            self.pull_requests = frozenset(state.pull_requests(self.api, self.repo_id))
         self._check_card()
         for file in self.plan.files:
             self.digests[file.path] = digest_file(file)
@@ -149,7 +149,9 @@ class _Push:
         for file in self.plan.files:
             if file.path == "README.md":
                 text = file.source.read_text(encoding="utf-8")
-                reason = retry(lambda text=text: card_refusal(text), self.repo_id, "have the model card checked for")
+                reason = retry(
+                    lambda text=text: state.card_refusal(text), self.repo_id, "have the model card checked for"
+                )
                 if reason is not None:
                     raise ConfigError(f"the Hub refuses the model card ({reason}); mend README.md; nothing was sent")
 
@@ -215,7 +217,7 @@ class _Push:
     def _try_commit(self) -> Pushed:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        parent, remote = self._state(self.revision)
+        parent, remote = state.newest(self.api, self.repo_id, self.revision)
         deleted = self._outdated(parent, remote)
         operations = [*self._additions(self.plan.files), CommitOperationAdd(MANIFEST, self.manifest)]
         if not deleted and not self._missing(remote):
@@ -229,15 +231,6 @@ class _Push:
             parent_commit=parent,
         )
         return Pushed(made.commit_url, made.oid, self.repo_id, made.pr_url, tuple(deleted))
-
-    def _state(self, revision: str) -> tuple[str, dict[str, RepoFile]]:
-        """The newest commit of a branch, and its files."""
-        commit = self.api.model_info(self.repo_id, revision=revision).sha
-        return commit, self._files(commit)
-
-    def _files(self, commit: str) -> dict[str, RepoFile]:
-        entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit)
-        return {entry.path: entry for entry in entries if hasattr(entry, "size") and hasattr(entry, "blob_id")}
 
     def _missing(self, remote: Mapping[str, RepoFile]) -> list[str]:
         """Paths whose content is not there as it should be."""
@@ -260,17 +253,10 @@ class _Push:
             return
         log.warning("%s: README.md there was written by others; this replaces it, the history keeps it", self.repo_id)
 
-    def _pull_requests(self) -> list[str]:
-        def ask() -> list[str]:
-            refs = self.api.list_repo_refs(self.repo_id, include_pull_requests=True)
-            return [ref.ref for ref in refs.pull_requests or []]
-
-        return retry(ask, self.repo_id, "read")
-
     def _opened_pull_request(self) -> Pushed | None:
         """A pull request that is there since, with just these files."""
-        for name in set(self._pull_requests()) - self.pull_requests:
-            commit, remote = retry(lambda name=name: self._state(name), self.repo_id, "read")
+        for name in set(state.pull_requests(self.api, self.repo_id)) - self.pull_requests:
+            commit, remote = retry(lambda name=name: state.newest(self.api, self.repo_id, name), self.repo_id, "read")
             if not self._missing(remote):
                 root = f"{self.api.endpoint}/{self.repo_id}"
                 number = name.rpartition("/")[2]
@@ -281,7 +267,9 @@ class _Push:
         """Compare what lies on the Hub at the commit with the plan."""
         self.progress(CHECKING, 0, 1)
         doing = f"check the commit {pushed.commit[:8]}, which was made, of"
-        missing = self._missing(retry(lambda: self._files(pushed.commit), self.repo_id, doing))
+        missing = self._missing(
+            retry(lambda: state.files_at(self.api, self.repo_id, pushed.commit), self.repo_id, doing)
+        )
         if missing:
             raise ConfigError(
                 f"{self.repo_id!r}: the commit {pushed.commit[:8]} was made, but {missing[0]}"
@@ -289,14 +277,3 @@ class _Push:
                 f"something on the way changed it: push again"
             )
         self.progress(CHECKING, 1, 1)
-
-
-def card_refusal(text: str) -> str | None:
-    """What the Hub has against the front matter of a card; None where it takes it. Asks the Hub."""
-    from huggingface_hub import ModelCard
-
-    try:
-        ModelCard(text, ignore_metadata_errors=True).validate("model")
-    except ValueError as error:
-        return " ".join(redact(str(error)).split())[:400]
-    return None

@@ -125,7 +125,6 @@ def test_one_alpha_is_written_without_data(invoke, folders: dict[str, str], tmp_
         (["--data", VALIDATION, "--metric", "mean_recall@1"], "want TASK/NAME"),
         (["--data", VALIDATION, "--metric", "retreival/x"], "did you mean 'retrieval'?"),
         (["--data", VALIDATION, "--metric", "retrieval/mean_recall@2"], "did you mean 'retrieval/"),
-        (["--data", VALIDATION, "--metric", "multilabel/map"], "has no column tags"),
         (["--data", VALIDATION, "--json", "none/x.json"], "there is no folder"),
         (["--data", VALIDATION, "--batch-norm", VALIDATION], "no batch norm"),
     ],
@@ -135,6 +134,17 @@ def test_usage_of_interpolate(invoke, folders: dict[str, str], options: list[str
     assert done.code == 2, done.out
     assert said in " ".join(done.err.split())
     assert "Traceback" not in done.err
+
+
+def test_data_that_lack_what_a_metric_needs_are_named(invoke, folders: dict[str, str], tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / "plain.jsonl").write_text('{"file_name": "0.png", "text": "black"}\n')
+    plain = ["--on", str(tmp_path / "plain.jsonl"), "--on-metric", "zeroshot/top1"]
+    done = invoke("merge", "interpolate", folders["a"], folders["b"], "--data", VALIDATION, *plain)
+    assert done.code == 2
+    assert "has no column label, which zeroshot/top1 needs" in " ".join(done.err.split())
 
 
 def test_models_that_do_not_fit_are_named(invoke, folders: dict[str, str], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "repos"))
 from push_server import hub
 
 import mmcl
-from mmcl.errors import ConfigError
+from mmcl.errors import ConfigError, MissingDependencyError
 from mmcl.hub.card import ModelCardWords, check_model_card, write_card
 from mmcl.hub.card.checks import open_questions
 from mmcl.hub.card.model_index import evaluation_from_results
@@ -182,7 +182,10 @@ def test_pictures_are_small_and_drawn(folder: Path, card: str) -> None:
 
 
 def test_without_matplotlib_it_says_how_to_get_curves(run: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    def missing(module: str, *, extra: str) -> None:
+        raise MissingDependencyError(f"{module} is not installed")
+
+    monkeypatch.setattr("mmcl.pages.figures.require", missing)
     text = quick(run, tmp_path)
     assert "pip install 'mmcl[report]'" in text
     assert faults_of(text) == []
@@ -211,6 +214,9 @@ def test_nothing_private_stands_in_it(run: Path, tmp_path: Path) -> None:
         model={"image": {"name": "/home/someone/vit"}, "text": {"name": "../models/bert"}},
         optimizer={"name": f"adamw {card_runs.TOKEN}", "learning_rate": 1e-3, "options": options},
     )  # fmt: skip
+    evaluation = json.loads((source / "evaluation.json").read_text())
+    evaluation["test"]["retrieval/num_images"] = 12.0
+    (source / "evaluation.json").write_text(json.dumps(evaluation))
     text = quick(source, tmp_path, gallery=True)
     assert "on **pairs**" in text
     assert "| tower | vit | bert |" in text
@@ -243,6 +249,22 @@ def test_data_that_are_not_here_are_told(run: Path, tmp_path: Path) -> None:
     assert faults_of(text) == []
     with pytest.raises(ConfigError, match="--baseline start wants the data of the run"):
         quick(source, tmp_path, baselines=("start",))
+
+
+def test_other_data_in_their_place_are_not_taken_for_them(run: Path, tmp_path: Path) -> None:
+    pairs = card_runs.write_pairs(tmp_path / "pairs")
+    source = card_runs.changed(run, tmp_path / "run", data={"path": str(pairs)})
+    text = quick(source, tmp_path, gallery=True, baselines=("random weights",))
+    assert "The data (pairs) on this machine are others than were judged: 12 rows, not 24." in text
+    assert "random weights |" not in text
+    assert not (tmp_path / "assets" / "gallery.webp").exists()
+
+
+def test_a_file_of_classes_that_is_gone_costs_baselines_alone(run: Path, tmp_path: Path) -> None:
+    source = card_runs.changed(run, tmp_path / "run", evaluate={"classes": str(tmp_path / "gone.txt")})
+    text = quick(source, tmp_path, baselines=("raw pixels, linear",))
+    assert "Random weights and raw pixels could not be judged: " in text
+    assert faults_of(text) == []
 
 
 def test_a_run_that_has_not_ended_says_so(run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a model's files may not do: hold pickles, bring code, or lead out of their folder; and where tokens never are."""
+"""What a model's files may not do: be pickles, bring code, lead out of their folder; and where tokens never are."""
 
 from __future__ import annotations
 

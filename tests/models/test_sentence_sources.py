@@ -225,7 +225,7 @@ def test_folders_that_are_not_complete(routed, tmp_path):
         ('[{"path": ""}]', "is no list of modules, each with a type and a path"),
         (
             '[{"path": "", "type": "sentence_transformers.models.BoW"}]',
-            "its first module is a BoW, not a Transformer or Router",
+            "its first module is a BoW, not a Transformer",
         ),
     ):
         (path / "modules.json").write_text(text)

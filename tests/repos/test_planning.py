@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from mmcl.errors import ConfigError
 from mmcl.repos.kinds import kind_of
 from mmcl.repos.planning import UploadPlan, plan_upload
-from mmcl.repos.secrets import find_secrets, redact
+from mmcl.repos.secret_finding import find_secrets, redact
 
 # Built here, so that no scanner takes them for real ones.
 TOKEN = "hf_" + "aB3" * 12

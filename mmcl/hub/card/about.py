@@ -30,7 +30,7 @@ def introduction(source: CardSource, facts: ModelFacts, data: RunData, link: str
         parts.append("It was not judged on a test split.")
     else:
         parts.append("No training run lies beside it: what it learnt from and how good it is are not known here.")
-    return join([" ".join(parts), ask("What is it for, and who made it? Two sentences.")])
+    return join([" ".join(parts), ask("What is it for? Two sentences.")])
 
 
 def towers(facts: ModelFacts) -> str:

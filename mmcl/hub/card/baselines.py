@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmcl.errors import ConfigError
+from mmcl.errors import ConfigError, DataError, ShapeError
 from mmcl.hub.card.public_names import public_text, tower_name
 from mmcl.hub.card.run_data import Progress, RunData
 from mmcl.hub.card.source import CardSource
@@ -67,8 +67,14 @@ def compare(
     if data.test is None:
         missing = f"Random weights and raw pixels were not judged. {data.why_not}" if names else ""
         return Comparison(split, columns, (missing,) if missing else ())
-    judge = _Judge(source, data, progress)
-    notes = _measured(judge, columns, embedder, names, data)
+    try:
+        judge = _Judge(source, data, progress)
+        notes = _measured(judge, columns, embedder, names, data)
+    except (DataError, ShapeError, ConfigError) as error:  # a file of classes that is not here, vectors for images ...
+        if others:
+            raise
+        why = " ".join(public_text(str(error)).split())
+        return Comparison(split, columns, (f"Random weights and raw pixels could not be judged: {why}.",))
     for name in others:
         title = "before training" if name == START else tower_name(public_text(name)).rstrip("/").rpartition("/")[2]
         columns[title] = judge(_start(data) if name == START else _opened(name))
@@ -116,7 +122,7 @@ def _measured(
         columns[RANDOM], note = judge.random_weights(embedder)
         notes.append(note)
     if PIXELS in names and PIXELS not in columns and zero_shot is not None:
-        judged = judge.labelled(zero_shot)
+        judged = judge.labelled()
         train = data.train(judge.progress)
         train = train if train is not None and train.has("label") else None
         fitted = fitted_figures(train, judged, labels, zero_shot.classes)
@@ -166,7 +172,7 @@ class _Judge:
         part = self.dataset.select(sample_rows(number, MAX_ROWS))
         return self(other, part), f"Random weights: judged on {MAX_ROWS:,} of {number:,} images drawn by lot."
 
-    def labelled(self, evaluator: ZeroShotEvaluator) -> ImageTextDataset:
+    def labelled(self) -> ImageTextDataset:
         """The rows with a label."""
         labels = self.dataset.column("label")
         return self.dataset.select([row for row, label in enumerate(labels) if label is not None])

@@ -55,9 +55,13 @@ def card_front_matter(
 
 def dataset_ids(source: CardSource, words: ModelCardWords) -> list[str]:
     """Hub ids of the training data: those that a person named, and the recipe's where the Hub has it."""
+    return list(dict.fromkeys([*_own_dataset(source), *words.datasets]))
+
+
+def _own_dataset(source: CardSource) -> list[str]:
+    """The Hub id of the recipe's data, in a list; none where they are no data set of the Hub."""
     path = str(source.value("data.path") or "")
-    own = [path.partition("?")[0].partition(":")[0].partition("@")[0]] if path and is_hub_data(path) else []
-    return list(dict.fromkeys([*words.datasets, *own]))
+    return [path.partition("?")[0].partition(":")[0].partition("@")[0]] if path and is_hub_data(path) else []
 
 
 def base_model_ids(source: CardSource, words: ModelCardWords) -> list[str]:
@@ -107,9 +111,9 @@ def _metrics(source: CardSource) -> list[str]:
 
 
 def _model_index(source: CardSource, data: RunData, words: ModelCardWords, *, name: str) -> list[dict[str, Any]] | None:
-    ids = dataset_ids(source, words)
     shown = data.name or "the data of the run"
-    results = eval_results(source.evaluation, dataset_type=ids[0] if ids else shown, dataset_name=shown)
+    own = _own_dataset(source) or (list(words.datasets) if len(words.datasets) == 1 else [])
+    results = eval_results(source.evaluation, dataset_type=own[0] if own else shown, dataset_name=shown)
     if not results:
         return None
     from huggingface_hub.repocard_data import eval_results_to_model_index

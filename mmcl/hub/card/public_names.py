@@ -10,7 +10,7 @@ from typing import Any
 from mmcl.data.sources.built_in import is_built_in
 from mmcl.data.sources.loading import parse_reference
 from mmcl.repos.portable import portable_text
-from mmcl.repos.secrets import find_secrets, redact
+from mmcl.repos.secret_finding import find_secrets, redact
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

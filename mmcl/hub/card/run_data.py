@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmcl.data.cards.front_matter import FrontMatter, read_front_matter
 from mmcl.data.cards.vocabulary import is_language
 from mmcl.data.sources.built_in import is_built_in
 from mmcl.data.sources.loading import load_split, open_data, parse_reference
@@ -80,19 +78,19 @@ def find_data(source: CardSource, progress: Progress | None = None) -> RunData:
     except MmclError as error:
         why = " ".join(public_text(str(error)).split())
         return RunData(name, recipe, split, why_not=f"The data ({name}) could not be read again: {why}.")
+    judged = _judged_rows(source, split)
+    if judged is not None and judged != len(test):
+        other = f"The data ({name}) on this machine are others than were judged: {len(test):,} rows, not {judged:,}."
+        return RunData(name, recipe, split, why_not=other)
     languages, guessed = _languages(recipe, test)
     return RunData(name, recipe, split, test, languages=languages, guessed=guessed)
 
 
-def own_card(source: CardSource) -> FrontMatter | None:
-    """The front matter of the card that lies in the data's own folder; None where there is none."""
-    path = source.value("data.path")
-    readme = Path(parse_reference(str(path)).base.partition("?")[0]).expanduser() / "README.md" if path else None
-    try:
-        front = read_front_matter(readme.read_text(encoding="utf-8")) if readme is not None else None
-    except (OSError, UnicodeDecodeError):
-        return None
-    return front if front is not None and not front.faults else None
+def _judged_rows(source: CardSource, split: str) -> int | None:
+    """Rows of the split when it was judged; None where the evaluation does not say."""
+    metrics = source.evaluation.get(split, {})
+    counts = [metrics.get(f"retrieval/num_{what}") for what in ("images", "skipped")]
+    return int(sum(counts)) if all(isinstance(count, (int, float)) for count in counts) else None
 
 
 def _read(recipe: Recipe, split: str, progress: Progress | None) -> ImageTextDataset:

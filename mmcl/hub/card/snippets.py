@@ -60,9 +60,9 @@ def make_snippets(facts: ModelFacts, *, repo_id: str, formats: Sequence[str], ex
     return snippets
 
 
-def snippet_markdown(snippets: Sequence[Snippet]) -> str:
-    """The snippets under headings of the third level."""
-    blocks = []
+def snippet_markdown(snippets: Sequence[Snippet], example: Example) -> str:
+    """The snippets under headings of the third level, below the picture that they read."""
+    blocks = [f"The picture that the code reads:\n\n![{example.captions[0]}]({example.file})"] if example.file else []
     for snippet in snippets:
         needs = f"`pip install {snippet.needs}`" if snippet.needs else ""
         blocks += [f"### {snippet.title}", needs, f"```python\n{snippet.code}```", snippet.note]

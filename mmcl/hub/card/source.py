@@ -29,6 +29,7 @@ class CardSource:
         records: the lines of metrics.jsonl.
         evaluation: split -> metrics; empty where nothing was judged at the end.
         progress: where training ended; empty where there is no checkpoint.
+        mmcl_version: that wrote the model; empty where it does not say.
         num_skipped: rows that training left out; None where it is not known.
     """
 
@@ -39,6 +40,7 @@ class CardSource:
     records: tuple[Mapping[str, Any], ...] = ()
     evaluation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     progress: Mapping[str, Any] = field(default_factory=dict)
+    mmcl_version: str = ""
     num_skipped: int | None = None
 
     @property
@@ -82,8 +84,9 @@ def read_source(folder: str | Path) -> CardSource:
     if not any((model / name).is_file() for name in (DESCRIPTION, "config.json")):
         hint = "; its run has not saved a model yet" if config is not None else ""
         raise ConfigError(f"{folder}: neither a run nor a model ({DESCRIPTION}, config.json){hint}")
+    version = str(_read_object(model / DESCRIPTION).get("mmcl_version") or "")
     if config is None:
-        return CardSource(folder, model, evaluation=_read_evaluation(folder))
+        return CardSource(folder, model, evaluation=_read_evaluation(folder), mmcl_version=version)
     try:
         recipe = parse_yaml(config.read_text(encoding="utf-8"), source=str(config))
     except (OSError, UnicodeDecodeError) as error:
@@ -100,6 +103,7 @@ def read_source(folder: str | Path) -> CardSource:
         records=tuple(_read_lines(folder / METRICS)),
         evaluation=_read_evaluation(folder),
         progress=_read_object(folder / CHECKPOINTS / LAST / "progress.json"),
+        mmcl_version=version,
         num_skipped=len(_read_lines(skipped)) if skipped.is_file() else 0 if (folder / METRICS).is_file() else None,
     )
 

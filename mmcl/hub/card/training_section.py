@@ -44,13 +44,14 @@ def _settings(source: CardSource) -> list[tuple[str, str]]:
     get = source.value
     batch, micro = get("train.batch_size"), get("train.micro_batch_size")
     last = source.steps[-1] if source.steps else {}
-    epochs, steps = last.get("epoch"), last.get("step")
+    epochs, steps, seen = last.get("epoch"), last.get("step"), source.progress.get("rows_seen")
+    length = f"{steps:,} steps, {epochs:g} epochs" if steps and epochs else ""
     scale = get("model.logit_scale")
     return [
         ("loss", _loss(source)),
         ("negatives", _negatives(source)),
         ("batch", f"{batch:,} pairs" + (f", in pieces of {micro}" if micro else "") if batch else ""),
-        ("length", f"{steps:,} steps, {epochs:g} epochs" if steps and epochs else ""),
+        ("length", length + (f", {seen:,} pairs seen" if length and seen else "")),
         ("optimizer", _optimizer(source)),
         ("schedule", _schedule(source)),
         ("precision", str(get("train.precision") or "")),
@@ -128,7 +129,8 @@ def _changed(section: Any) -> str:
 
 def _hardware(source: CardSource) -> list[tuple[str, str]]:
     environment, steps = source.environment, source.steps
-    packages = environment.get("packages") if isinstance(environment.get("packages"), Mapping) else {}
+    noted = environment.get("packages") if isinstance(environment.get("packages"), Mapping) else {}
+    packages = {**noted, "mmcl": noted.get("mmcl") or source.mmcl_version}
     rates = [record["pairs_per_second"] for record in steps if record.get("pairs_per_second")]
     memory = [record["peak_memory_mb"] for record in steps if record.get("peak_memory_mb")]
     seconds = source.progress.get("train_seconds") or (steps[-1].get("seconds") if steps else None)

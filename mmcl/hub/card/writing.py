@@ -88,7 +88,7 @@ def write_card(
         f"# {name}",
         introduction(known, facts, data, link),
         towers(facts),
-        "## How to use it", snippet_markdown(snippets),
+        "## How to use it", snippet_markdown(snippets, shown.example),
         "## Results", results_section(known, data.name, compared),
         "### What it finds" if shown.markdown else "", shown.markdown,
         "## Training", _training(known, data.name, link, assets),

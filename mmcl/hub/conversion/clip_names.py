@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from mmcl.errors import ConfigError
+from mmcl.hub.conversion.fitting import UnfitError
 
 # open_clip's name -> transformers', of what is neither in a block nor the projection.
 OUTER_NAMES: dict[str, dict[str, str]] = {
@@ -60,7 +60,7 @@ def clip_to_open_clip(state: Mapping[str, Tensor], projection: Tensor, modality:
         The weights of open_clip's ``visual`` or ``text``; tensors that need no change are the given ones.
 
     Raises:
-        ConfigError: a weight that CLIP's tower does not have, or one that is missing.
+        UnfitError: a weight that CLIP's tower does not have, or one that is missing.
 
     Example:
         >>> import transformers
@@ -91,7 +91,7 @@ def clip_from_open_clip(state: Mapping[str, Tensor], modality: str) -> tuple[dic
         change are the given ones.
 
     Raises:
-        ConfigError: a weight that CLIP's tower does not have, or one that is missing.
+        UnfitError: a weight that CLIP's tower does not have, or one that is missing.
     """
     rest = dict(state)
     name = _PROJECTION[modality]
@@ -100,7 +100,7 @@ def clip_from_open_clip(state: Mapping[str, Tensor], modality: str) -> tuple[dic
     elif f"{name}.weight" in rest:
         projection = rest.pop(f"{name}.weight")  # a linear layer, as models of transformers' text towers have
     else:
-        raise ConfigError(f"the open_clip {modality} half has no projection {name!r}, which CLIP's tower ends in")
+        raise UnfitError(f"the open_clip {modality} half has no projection {name!r}, which CLIP's tower ends in")
     found = {name: rest.pop(name) for name in OUTER_NAMES[modality] if name in rest}
     blocks = blocks_from_open_clip(rest)
     _check(state, rest, modality, "open_clip")
@@ -111,7 +111,7 @@ def blocks_to_open_clip(rest: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take the blocks ``encoder.layers.*`` out of a mapping, and give them as ``transformer.resblocks.*``.
 
     Raises:
-        ConfigError: a block has some of queries, keys and values, and not all.
+        UnfitError: a block has some of queries, keys and values, and not all.
     """
     ours = {theirs: name for name, theirs in BLOCK_NAMES.items()}
     found: dict[str, Tensor] = {}
@@ -127,7 +127,7 @@ def blocks_to_open_clip(rest: dict[str, Tensor]) -> dict[str, Tensor]:
             found[f"{prefix}.{ours[layer]}.{kind}"] = rest.pop(name)
     for name, parts in split.items():
         if set(parts) != set("qkv"):
-            raise ConfigError(f"weights for {name} are incomplete: there are {', '.join(sorted(parts))} of q, k, v")
+            raise UnfitError(f"weights for {name} are incomplete: there are {', '.join(sorted(parts))} of q, k, v")
         found[name] = torch.cat([parts[part] for part in "qkv"])
     return found
 
@@ -152,13 +152,13 @@ def blocks_from_open_clip(rest: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check(found: Mapping[str, Tensor], rest: Mapping[str, Tensor], modality: str, library: str) -> None:
     """That nothing is left over, and nothing is missing; ``found`` in names of open_clip."""
     if rest:
-        raise ConfigError(
+        raise UnfitError(
             f"the {library} {modality} tower is not CLIP's: it has {len(rest)} weights that CLIP's lacks "
             f"({', '.join(sorted(rest)[:3])})"
         )
     missing = [name for name in OUTER_NAMES[modality] if name not in found] + missing_in_blocks(found)
     if missing:
-        raise ConfigError(
+        raise UnfitError(
             f"the {library} {modality} tower is not CLIP's: it lacks {len(missing)} weights that CLIP's has "
             f"({', '.join(missing[:3])}, in open_clip's names)"
         )

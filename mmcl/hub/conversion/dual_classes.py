@@ -24,7 +24,6 @@ class DualClass:
         image, text: the kinds of its towers.
         text_pooling: how its text features are made.
         projects: whether linear maps stand behind both towers.
-        has_bias: whether it has a ``logit_bias``.
     """
 
     name: str
@@ -32,12 +31,11 @@ class DualClass:
     text: str
     text_pooling: str = "pooler"
     projects: bool = True
-    has_bias: bool = False
 
 
 CLASSES = (
     DualClass("CLIP", "clip_vision_model", "clip_text_model"),
-    DualClass("Siglip", "siglip_vision_model", "siglip_text_model", projects=False, has_bias=True),
+    DualClass("Siglip", "siglip_vision_model", "siglip_text_model", projects=False),
     DualClass("MetaClip2", "metaclip_2_vision_model", "metaclip_2_text_model"),
     DualClass("ChineseCLIP", "chinese_clip_vision_model", "chinese_clip_text_model", text_pooling="cls"),
     DualClass("AltCLIP", "altclip_vision_model", "altclip_text_model"),
@@ -117,12 +115,12 @@ def _misfit(kind: DualClass, image: Half, text: Half) -> str | None:
 def _build(kind: DualClass, image: Half, text: Half) -> Any | None:
     import transformers
 
-    sizes = {"projection_dim": image.embedding_dim} if kind.projects else {}
+    values = {"projection_dim": image.embedding_dim} if kind.projects else {}
+    for side, half in (("vision", image), ("text", text)):
+        values[f"{side}_config"] = half.config.to_dict() | {"_name_or_path": ""}  # a path of this machine
     try:
         with quiet_transformers(), torch.device("meta"):
-            config = getattr(transformers, f"{kind.name}Config")(
-                vision_config=image.config.to_dict(), text_config=text.config.to_dict(), **sizes
-            )
+            config = getattr(transformers, f"{kind.name}Config")(**values)
             empty = getattr(transformers, f"{kind.name}Model")(config)
     except (ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         raise UnfitError(f"a {kind.name}Model cannot be built of these towers ({first_line(error)})") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,14 +43,15 @@ def open_clip_half(encoder: Encoder, head: Tensor | None) -> Half:
         raise UnfitError(f"the {modality} tower is open_clip's {type(module).__name__}, for which there is no class")
     source = module.state_dict()
     is_clip = config.model_type.startswith("clip")
-    own = clip_from_open_clip(source, modality)[1] if is_clip else None
+    # open_clip multiplies from the right.
+    own = (module.proj if modality == "image" else module.text_projection).T if is_clip else None
     convert = partial(_clip_tower, modality=modality) if is_clip else partial(siglip_from_open_clip, modality=modality)
     dim = encoder.tower.feature_dim if head is None else head.shape[0]
     width = config.hidden_size if is_clip else encoder.tower.feature_dim
     return Half(modality, config, "pooler", width, dim, source, convert, own, head, is_converted=True)
 
 
-def _clip_tower(state: dict[str, Tensor], modality: str) -> dict[str, Tensor]:
+def _clip_tower(state: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
     return clip_from_open_clip(state, modality)[0]
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mmcl.errors import ConfigError
 from mmcl.hub.conversion.clip_names import OUTER_NAMES, blocks_from_open_clip, blocks_to_open_clip, missing_in_blocks
+from mmcl.hub.conversion.fitting import UnfitError
 
 _KINDS = ("weight", "bias")
 # open_clip's name -> transformers', of layers with a weight and a bias.
@@ -58,7 +58,7 @@ def siglip_to_open_clip(state: Mapping[str, Tensor], modality: str) -> dict[str,
         ones.
 
     Raises:
-        ConfigError: a weight that SigLIP's tower does not have, or one that is missing.
+        UnfitError: a weight that SigLIP's tower does not have, or one that is missing.
     """
     rest = {name: value for name, value in state.items() if not name.endswith("position_ids")}
     found = blocks_to_open_clip(rest)
@@ -90,7 +90,7 @@ def siglip_from_open_clip(state: Mapping[str, Tensor], modality: str) -> dict[st
         The weights of a ``SiglipVisionModel`` or ``SiglipTextModel``; tensors that need no change are the given ones.
 
     Raises:
-        ConfigError: a weight that SigLIP's tower does not have, or one that is missing.
+        UnfitError: a weight that SigLIP's tower does not have, or one that is missing.
     """
     rest = dict(state)
     if modality == "image":
@@ -130,7 +130,7 @@ def _check(
 ) -> None:
     """That nothing is left over, and nothing is missing; ``found`` in names of open_clip."""
     if rest:
-        raise ConfigError(
+        raise UnfitError(
             f"the {library} {modality} tower is not SigLIP's: it has {len(rest)} weights that SigLIP's lacks "
             f"({', '.join(sorted(rest)[:3])})"
         )
@@ -139,7 +139,7 @@ def _check(
         wanted += [*_POSITIONS, *(f"{_POOLING}.{part}.{kind}" for part in ("q", "kv") for kind in _KINDS)]
     missing = [name for name in wanted if name not in found] + missing
     if missing:
-        raise ConfigError(
+        raise UnfitError(
             f"the {library} {modality} tower is not SigLIP's: it lacks {len(missing)} weights that SigLIP's has "
             f"({', '.join(missing[:3])}, in open_clip's names)"
         )

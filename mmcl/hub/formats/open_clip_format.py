@@ -8,10 +8,8 @@ config and tokenizer lie in the folder, and the name is the repository's own.
 from __future__ import annotations
 
 import json
-import os
-import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,26 +17,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmcl.errors import ConfigError
 from mmcl.hub.formats.format import ExportOptions, Format, Opened
 from mmcl.hub.formats.open_clip_half import Half, ObstacleError
+from mmcl.hub.formats.open_clip_names import PLACEHOLDER, name_sources
+from mmcl.hub.formats.open_clip_opened import OpenClipModel
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder
-from mmcl.models.open_clip_folder import CONFIG, HUB, OWN_KEY, opened_alone
-from mmcl.models.open_clip_tower import own_logging
+from mmcl.models.open_clip_folder import CONFIG, HUB, OWN_KEY, opened_alone, own_logging
 from mmcl.models.preprocessing import ImagePreprocessing
 from mmcl.models.transformers_loading import first_line, parse_json, quiet_transformers
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 WEIGHTS = "open_clip_model.safetensors"
-# Stands for the repository's id in a folder that was written for none.
-PLACEHOLDER = "owner/name"
-_BATCH = 64
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# Ids of before owners: bert-base-uncased, roberta-base, xlm-roberta-base.
-_OLD_ID = re.compile(r"(bert|roberta|xlm-roberta)-[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -166,59 +158,6 @@ def _preprocess(preprocessing: ImagePreprocessing) -> tuple[dict[str, Any], list
     return values | {"interpolation": interpolation, "resize_mode": mode}, notes
 
 
-def is_hub_id(name: str | None) -> bool:
-    """Whether a tower's name is one that the Hub knows as far as can be told from here: no folder, no placeholder."""
-    if not name or name == PLACEHOLDER or os.path.exists(name) or name.startswith("runs/"):
-        return False
-    return bool(_HUB_ID.fullmatch(name) or _OLD_ID.fullmatch(name))
-
-
-def _tower_id(model: DualEncoder, text: Half) -> str | None:
-    """The Hub id whose config is the text tower's; None where none is known to be."""
-    if not is_hub_id(text.tower_id) or model.image.tower.spec["name"] == text.tower_id:
-        return None  # the name of a model with two towers leads to the config of both
-    return text.tower_id
-
-
-def _name_sources(model: DualEncoder, prepared: _Prepared, options: ExportOptions) -> tuple[dict[str, str], list[str]]:
-    """``hf_model_name`` and ``hf_tokenizer_name`` as far as the text half needs them, and what must be known of names.
-
-    Raises:
-        ConfigError: the folder is another model's too, and a tower's config cannot be found elsewhere.
-    """
-    text, image, notes = prepared.text, prepared.image, []
-    names: dict[str, str] = {}
-    own = _tower_id(model, text)
-    of_text = text.tower_config is not None
-    if options.combined and (image.tower_config is not None or (of_text and own is None)):
-        raise ConfigError(
-            f"format open_clip: it reads the {'text' if of_text and own is None else 'image'} tower's config from "
-            f"the config.json of a repository, and in this one that file is the whole model's; export open_clip to a "
-            f"folder of its own and push it as a repository of its own"
-        )
-    if text.tokenizer is not None:
-        known = text.config.get("hf_tokenizer_name")
-        names["hf_tokenizer_name"] = options.repo_id or (known if is_hub_id(known) else own) or PLACEHOLDER
-    if of_text:
-        names["hf_model_name"] = (None if options.combined else options.repo_id) or own or PLACEHOLDER
-    if of_text and names["hf_model_name"] == own:
-        notes.append(f"open_clip reads the text tower's config from the Hub: {own}")
-    elif of_text or image.tower_config is not None:
-        sides = " and the ".join(
-            side for side, half in (("image", image), ("text", text)) if half.tower_config is not None
-        )
-        notes.append(
-            f"the config of the {sides} tower lies in the folder: it was opened from there, as the Hub will answer; "
-            f"plain open_clip finds it once the folder is pushed"
-        )
-    if PLACEHOLDER in names.values() or (image.tower_config is not None and options.repo_id is None):
-        notes.append(
-            f"the config names {PLACEHOLDER!r} where the repository's id belongs: export with --repo-id OWNER/NAME "
-            f"before pushing it, or plain open_clip cannot find the towers' files"
-        )
-    return names, notes
-
-
 def _write_configs(
     folder: Path, prepared: _Prepared, names: Mapping[str, str], *, of_repository: str, combined: bool = False
 ) -> None:
@@ -244,7 +183,7 @@ def _write(model: DualEncoder, folder: Path, options: ExportOptions) -> Sequence
     from safetensors.torch import save_file
 
     prepared = _prepare(model)
-    names, notes = _name_sources(model, prepared, options)
+    names, notes = name_sources(model, prepared.image, prepared.text, options)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)  # gone first and written last: a folder that holds it is complete
     save_file(prepared.state, folder / WEIGHTS, metadata={"format": "pt"})
@@ -266,57 +205,6 @@ def _save_tokenizer(tokenizer: Any, folder: Path, *, combined: bool) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     if values.pop("name_or_path", None) is not None:  # where it was loaded from
         _write_json(path, values)
-
-
-class OpenClipModel:
-    """A folder as plain open_clip opens it; see ``Opened``."""
-
-    def __init__(self, folder: Path) -> None:
-        import open_clip
-
-        with own_logging(), quiet_transformers(), torch.random.fork_rng(devices=[]), opened_alone(folder) as alone:
-            try:
-                made = open_clip.create_model_and_transforms(f"local-dir:{alone}")
-                self.tokenizer = open_clip.get_tokenizer(f"local-dir:{alone}")
-            except Exception as error:  # safetensors, torch, timm and transformers raise many kinds
-                raise ConfigError(f"{folder}: open_clip cannot open it ({first_line(error)})") from error
-        self.model, self.transform = made[0].eval(), made[2]
-
-    def reads_as(self, text: str) -> str:
-        """A caption as the tokenizer mends it before it splits it; it embeds as this does."""
-        return self.tokenizer.clean_fn(text)
-
-    @torch.no_grad()
-    def _batches(self, count: int, embed: Callable[[slice], Tensor]) -> Tensor:
-        rows = [embed(slice(start, start + _BATCH)) for start in range(0, count, _BATCH)]
-        return torch.cat(rows).float() if rows else torch.empty(0, self._dim)
-
-    @property
-    def _dim(self) -> int:
-        return self.model.text.output_dim
-
-    def embed_pixels(self, pixel_values: Tensor) -> Tensor:
-        """See ``Opened``."""
-        return self._batches(
-            len(pixel_values), lambda rows: self.model.encode_image(pixel_values[rows], normalize=True)
-        )
-
-    def embed_images(self, images: Sequence[Image]) -> Tensor:
-        """See ``Opened``."""
-        if not len(images):
-            return torch.empty(0, self._dim)
-
-        def embed(rows: slice) -> Tensor:
-            return self.embed_pixels(torch.stack([self.transform(image) for image in images[rows]]))
-
-        return self._batches(len(images), embed)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """See ``Opened``."""
-        listed = list(texts)
-        return self._batches(
-            len(listed), lambda rows: self.model.encode_text(self.tokenizer(listed[rows]), normalize=True)
-        )
 
 
 def _open(folder: Path, options: ExportOptions) -> Mapping[str, Opened]:

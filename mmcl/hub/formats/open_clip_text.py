@@ -7,6 +7,7 @@ knows the kinds of ``hf_configs.arch_dict``, and masks what equals the config's 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -114,14 +115,19 @@ def _clip_tokens(encoder: Encoder) -> tuple[dict[str, Any], Any]:
     return {"pool_type": "argmax"}, tokenizer
 
 
-def is_clip_tokenizer(tokenizer: Any) -> bool:
-    """Whether a Hugging Face tokenizer is the one that open_clip carries itself, ``SimpleTokenizer``."""
+@cache
+def _own_tokenizer() -> Any:
     from open_clip import SimpleTokenizer
 
+    return SimpleTokenizer()  # reads its vocabulary for a second
+
+
+def is_clip_tokenizer(tokenizer: Any) -> bool:
+    """Whether a Hugging Face tokenizer is the one that open_clip carries itself, ``SimpleTokenizer``."""
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) != 49408 or tokenizer.eos_token_id != 49407:
         return False
-    own = SimpleTokenizer()
+    own = _own_tokenizer()
     if any(vocabulary.get(token) != number for token, number in [*own.encoder.items()][:-2]):
         return False
     begin, end = own.sot_token_id, own.eot_token_id

@@ -59,14 +59,22 @@ def _check_combined(folder: Path) -> list[str]:
     Raises:
         ConfigError: the latter.
     """
-    description = folder / DESCRIPTION
-    if description.is_file() and parse_json(description).get("layout") == "vision_text_dual_encoder":
-        return [f"The mmcl model's own files are a {VISION_TEXT}'s; nothing was added."]
+    if (folder / DESCRIPTION).is_file() and parse_json(folder / DESCRIPTION)["layout"] == "vision_text_dual_encoder":
+        length = _length_beside(folder)
+        return [
+            f"The mmcl model's own files are a {VISION_TEXT}'s; nothing was added.",
+            f"Captions must be cut at {length} tokens: tokenizer(captions, truncation=True, max_length={length}).",
+        ]
     raise ConfigError(
         "--format transformers cannot be put beside this mmcl model, as both would need the file model.safetensors; "
         "write it into a folder of its own (mmcl export --format transformers -o OUT) and push that to another "
         "repository"
     )
+
+
+def _length_beside(folder: Path) -> int:
+    """How many tokens of a caption the mmcl model in a folder reads; its tokenizer may say another number."""
+    return parse_json(folder / DESCRIPTION)["text"]["preprocessing"]["max_length"]
 
 
 def _write_tokenizer(model: DualEncoder, plan: DualPlan, folder: Path) -> None:
@@ -94,10 +102,7 @@ def _notes(model: DualEncoder, plan: DualPlan) -> Iterator[str]:
     yield f"transformers opens the folder as a {plan.class_name}."
     parameters = dict(plan.empty.named_parameters())
     if plan.class_name == VISION_TEXT:
-        yield (
-            f"transformers' zero-shot-image-classification pipeline does not take a {VISION_TEXT}; its "
-            f"get_image_features, get_text_features and logits do."
-        )
+        yield f"transformers' zero-shot-image-classification pipeline takes no {VISION_TEXT}; call the model itself."
     if model.logit_bias is not None and "logit_bias" not in parameters:
         yield (
             f"A {plan.class_name} has no logit_bias: the model's ({model.logit_bias.item():.4g}) is left out, which "
@@ -139,9 +144,10 @@ class TransformersModel:
 
     Args:
         folder: with config, weights, image processor and tokenizer.
+        max_length: tokens kept of a caption; None: what the tokenizer and the model say.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, max_length: int | None = None) -> None:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         name = str(folder)
@@ -151,7 +157,7 @@ class TransformersModel:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         text = self.model.config.text_config
         positions = getattr(text, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        self.max_length = min(self.tokenizer.model_max_length, positions)
+        self.max_length = max_length or min(self.tokenizer.model_max_length, positions)
         self.padding = "max_length" if _pads_to_full_length(text.model_type) else "longest"
         dims = (getattr(self.model.config, "projection_dim", None), getattr(text, "projection_size", None))
         self.embedding_dim = next(dim for dim in dims if dim is not None)
@@ -195,7 +201,7 @@ class TransformersModel:
 
 
 def _open(folder: Path, options: ExportOptions) -> Mapping[str, TransformersModel]:
-    return {"": TransformersModel(folder)}
+    return {"": TransformersModel(folder, max_length=_length_beside(folder) if options.combined else None)}
 
 
 FORMAT = Format(
