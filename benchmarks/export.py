@@ -2,8 +2,8 @@
 
     python benchmarks/export.py -o benchmarks/results/NAME.json
 
-prints a table of ratios and writes it as JSON and Markdown. Needs the extra ``onnx``. Weights are random: they change no
-time. benchmarks/README.md says what each row means.
+prints a table of ratios and writes it as JSON and Markdown. Needs the extra ``onnx``. Weights are random, which changes
+no time. benchmarks/README.md says what each row means.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ BENCHMARK = Benchmark(
     least_size=1,
     sizes_help="batch sizes",
     title="ONNX graphs beside torch",
-    how=f"onnxruntime {_version()} on the CPU. Encoders (tower, pooling, head, norm) on inputs that are prepared already, "
-    "captions of 16 tokens, embeddings of {dim}; the same number of threads on both sides; the best time of rounds in "
-    "which all calls take turns. int8 graphs are run as the runtime runs them, item by item.",
+    how=f"onnxruntime {_version()} on the CPU. Encoders (tower, pooling, head, norm) on inputs that are prepared "
+    "already, captions of 16 tokens, embeddings of {dim}; the same number of threads on both sides; the best time of "
+    "rounds in which all calls take turns. int8 graphs are run as the runtime runs them, item by item.",
 )
 
 

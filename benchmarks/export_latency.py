@@ -36,8 +36,10 @@ TEXTS = (
     ("MiniLM-L6", {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}),
     ("BERT-base", {}),
 )
-SMALL_IMAGES = (("test_vit", "test_vit"), ("test_efficientnet", "test_efficientnet"))
-SMALL_TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SMALL_IMAGES = (("test_vit", "test_vit"),)
+SMALL_TEXTS = (
+    ("small BERT", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}),
+)
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,10 @@ def _text_encoder(values: dict[str, int], dim: int) -> Encoder:
 def _pairs(quick: bool, dim: int, threads: int) -> tuple[Pair, ...]:
     """The encoders of the benchmark, exported as ``mmcl export`` exports them."""
     kind, made = find_format("onnx"), []
-    texts = tuple((name, SMALL_TEXT) for name, _ in TEXTS) if quick else TEXTS
+    sides = zip(SMALL_IMAGES, SMALL_TEXTS) if quick else zip(IMAGES, TEXTS)
     place = tempfile.TemporaryDirectory()
     atexit.register(place.cleanup)
-    for number, ((image_name, timm_name), (text_name, values)) in enumerate(
-        zip(SMALL_IMAGES if quick else IMAGES, texts)
-    ):
+    for number, ((image_name, timm_name), (text_name, values)) in enumerate(sides):
         say(f"exporting {image_name} and {text_name} ...")
         torch.manual_seed(number)
         image = build_encoder(TowerSection(name=f"timm:{timm_name}", pretrained=False), "image", dim)
@@ -180,29 +180,38 @@ def whole(settings: Settings) -> Iterator[Row]:
                 yield compared("whole", what, best[name], "DualEncoderEmbedder", best["torch"], unit="s")
 
 
+def _given(encoder: Encoder, call: Callable[[], object]) -> list[tuple[nn.Module, torch.Tensor]]:
+    """The linear layers and convolutions that a call runs, with what each was given."""
+    seen: list[tuple[nn.Module, torch.Tensor]] = []
+
+    def keep(module: nn.Module, given: tuple[torch.Tensor, ...], _: object) -> None:
+        seen.append((module, given[0]))
+
+    layers = [module for module in encoder.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    hooks = [module.register_forward_hook(keep) for module in layers]
+    call()
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@torch.no_grad()
+def _run_alone(seen: list[tuple[nn.Module, torch.Tensor]]) -> None:
+    for module, given in seen:
+        module(given)
+
+
 def products(settings: Settings) -> Iterator[Row]:
     """What float32 can gain at most: the time of torch's matrix products and convolutions alone.
 
     Both libraries run these at the processor's speed; where they are nearly all of the time there is little to win.
     """
     for pair in _all(settings):
-        inputs, seen = pair.inputs(1), []
-        hooks = [
-            module.register_forward_hook(lambda module, given, _: seen.append((module, given[0])))
-            for module in pair.encoder.modules()
-            if isinstance(module, nn.Linear | nn.Conv2d)
-        ]
-        whole_call = _by_torch(pair.encoder, inputs)
-        whole_call()
-        for hook in hooks:
-            hook.remove()
-
-        def alone(seen: list[tuple[nn.Module, torch.Tensor]] = seen) -> None:
-            with torch.no_grad():
-                for module, given in seen:
-                    module(given)
-
-        best = {n: min(s) for n, s in times({"all": whole_call, "alone": alone}, rounds=_rounds(settings, 1)).items()}
+        everything = _by_torch(pair.encoder, pair.inputs(1))
+        seen = _given(pair.encoder, everything)
+        calls = {"all": everything, "alone": partial(_run_alone, seen)}
+        _run_alone(seen)
+        best = {name: min(each) for name, each in times(calls, rounds=_rounds(settings, 1)).items()}
         what = f"{pair.name}, batch 1: torch's products and convolutions alone"
         yield compared("products", what, best["alone"], "torch, all of it", best["all"], unit="s")
 

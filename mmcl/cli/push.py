@@ -92,7 +92,11 @@ def push(
     from mmcl.hub.staging import StageOptions
 
     options = StageOptions(
-        words=words, gallery=gallery, baselines=baselines, new_card=new_card, allow_unfinished=allow_unfinished
+        words=words,
+        gallery=gallery,
+        baselines=_all_baselines(baselines),
+        new_card=new_card,
+        allow_unfinished=allow_unfinished,
     )
     seen: list[str] = []
     try:
@@ -108,6 +112,15 @@ def push(
     _show(report, run, console)
     if dry_run and report.refused:
         raise typer.Exit(1)
+
+
+def _all_baselines(named: list[str] | None) -> tuple[str, ...] | None:
+    """Those that are named, and those that every card has; None for the latter alone."""
+    if not named:
+        return None
+    from mmcl.hub.card.baselines import MEASURED
+
+    return (*MEASURED, *named)
 
 
 def _watch(seen: list[str], bars: Callable[[str, int, int], None] | None) -> Callable[[str, int, int], None]:

@@ -228,6 +228,10 @@ def _export_beside(model: Path, source: Path, staged: Staged, options: StageOpti
     for name in wanted:
         find_format(name)
     dual, reports = open_dual_encoder(model), {}
+    for name in wanted:  # all of them before the first is written, which may take minutes
+        obstacle = find_format(name).obstacle(dual)
+        if obstacle is not None:
+            raise ConfigError(f"--format {name} cannot hold this model: {obstacle}; leave it out, nothing was sent")
     for name in wanted:
         # ONNX graphs are a folder by themselves; the others lie beside the model, whose files stay as they are.
         own = name == "onnx"

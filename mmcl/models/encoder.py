@@ -103,18 +103,20 @@ def _timm(reference: TowerReference, section: TowerSection, modality: str, capti
 def _open_clip(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
     from mmcl.models.locating import locate
     from mmcl.models.open_clip_tower import build_open_clip_tower
+    from mmcl.models.security import no_questions
 
     if section.options:
         raise ConfigError(f"model.{modality}.options: open_clip towers take none, got {', '.join(section.options)}")
     located = locate(section.name)  # a folder or repository is looked through before any of it is read
-    tower = build_open_clip_tower(
-        reference.name if located.folder is None else str(located.folder),
-        modality,
-        checkpoint=reference.checkpoint,
-        pretrained=section.pretrained,
-        max_length=section.max_length,
-        size=section.image_size,
-    )
+    with no_questions():
+        tower = build_open_clip_tower(
+            reference.name if located.folder is None else str(located.folder),
+            modality,
+            checkpoint=reference.checkpoint,
+            pretrained=section.pretrained,
+            max_length=section.max_length,
+            size=section.image_size,
+        )
     tower.spec["name"] = reference.name
     return tower
 

@@ -18,6 +18,8 @@ OPEN_CLIP, SENTENCE_TRANSFORMERS = "open_clip_config.json", "modules.json"
 # The files that tell what a folder holds, the first one found is meant.
 MARKS = (MMCL, ONNX, TRANSFORMERS, OPEN_CLIP, SENTENCE_TRANSFORMERS, f"onnx/{ONNX}")
 
+MOST_FILES = 10_000
+
 # What weights end in that mmcl does not read: pickles, and what may hold one.
 PICKLES = (*PICKLE_SUFFIXES, ".h5", ".msgpack")
 _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
@@ -47,7 +49,7 @@ class ModelFiles(Protocol):
 
 
 class FolderFiles:
-    """The files of a local folder, to two levels below it.
+    """The files of a local folder, to two levels below it; of a folder that is no model's, the first ten thousand.
 
     Args:
         folder: it must exist.
@@ -62,6 +64,8 @@ class FolderFiles:
         for root, folders, files in os.walk(self.folder):
             below = Path(root).relative_to(self.folder)
             found += [(below / file).as_posix() for file in files]
+            if len(found) > MOST_FILES:
+                break
             folders[:] = [name for name in folders if len(below.parts) < 2 and not name.startswith(".")]
         return sorted(found)
 

@@ -215,8 +215,9 @@ def _other_graphs(files: ModelFiles, kind: Kind, root: str, precision: str) -> s
     description = files.read(f"{root}/{ONNX}".lstrip("/"))
     graphs = description.get("graphs") if isinstance(description, dict) else None
     named: dict[str, set[str]] = {}
-    for each, sides in (graphs or {}).items():
-        named[each] = {f"{root}/{name}".lstrip("/") for names in sides.values() for name in names}
+    for each, sides in (graphs if isinstance(graphs, dict) else {}).items():
+        found = sides.values() if isinstance(sides, dict) else ()
+        named[each] = {f"{root}/{name}".lstrip("/") for names in found for name in names}
     return set().union(*named.values()) - named.get(precision, set())
 
 

@@ -239,7 +239,10 @@ def _own_preprocessing(name: str) -> ImagePreprocessing | None:
     if not os.path.isdir(name):
         return None
     values = parse_json(Path(name) / CONFIG).get(OWN_KEY, {}).get("image_preprocessing")
-    return None if values is None else ImagePreprocessing(**values)
+    try:
+        return None if values is None else ImagePreprocessing(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{Path(name) / CONFIG}: {OWN_KEY}.image_preprocessing is not mmcl's ({error})") from error
 
 
 def _image_preprocessing(config: dict[str, Any], name: str) -> ImagePreprocessing:

@@ -65,10 +65,11 @@ def _sentence_transformers(located: LocatedModel) -> DualEncoder:
 
 def _open_clip(located: LocatedModel) -> DualEncoder:
     from mmcl.models.dual_sources import dual_encoder_from_open_clip
+    from mmcl.models.security import no_questions
 
     name = located.architecture if located.folder is None else str(located.folder)
     # Weights that are not loaded are drawn; every process and every run draws the same.
-    with torch.random.fork_rng(devices=[]):
+    with no_questions(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return dual_encoder_from_open_clip(name, located.checkpoint)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -140,6 +141,28 @@ def _confined(path: Any, what: str) -> None:
         )
 
 
+def _mapping(tree: Any, key: str) -> dict[str, Any]:
+    """The mapping under a key; an empty one where there is something else."""
+    value = tree.get(key) if isinstance(tree, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def no_questions() -> Iterator[None]:
+    """Within it, transformers refuses models that need code of their own, where it would ask the person at the keyboard.
+
+    For calls of libraries that cannot be told ``trust_remote_code=False``.
+    """
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
 def _values(tree: Any, key: str) -> Iterator[Any]:
     """Every value of a key, at any depth."""
     if isinstance(tree, dict):
@@ -158,7 +181,7 @@ def _check_tokenizer(files: ModelFiles, name: str) -> None:
     config = files.read(name)
     if not isinstance(config, dict):
         return
-    own = (config.get("auto_map") or {}).get("AutoTokenizer") if isinstance(config.get("auto_map"), dict) else None
+    own = _mapping(config, "auto_map").get("AutoTokenizer")
     if own and not hasattr(transformers, str(config.get("tokenizer_class") or "")):
         code = next((part for part in (own if isinstance(own, list) else [own]) if part), own)
         raise code_refused(files.name, f"auto_map of {name}: {code}")
@@ -182,7 +205,7 @@ def _check_open_clip(files: ModelFiles, name: str) -> None:
     if any(value for value in _values(config, "trust_remote_code")):
         raise code_refused(files.name, f"trust_remote_code in {name}")
     for section, key in (("text_cfg", "hf_model_name"), ("vision_cfg", "timm_model_name")):
-        value = (config.get(section) or {}).get(key)
+        value = _mapping(config, section).get(key)
         if isinstance(value, str):
             local = value.removeprefix("local-dir:")
             # Both libraries look for a folder of that name first; an id has one slash at most.
@@ -194,13 +217,13 @@ def _check_description(files: ModelFiles) -> None:
     """``mmcl.json``: names of towers are labels, but timm takes some of them, and options, for files to read."""
     description = files.read(MMCL)
     for side in ("image", "text"):
-        tower = (description.get(side) or {}).get("tower") if isinstance(description, dict) else None
-        if not isinstance(tower, dict) or tower.get("family") != "timm":
+        tower = _mapping(_mapping(description, side), "tower")
+        if tower.get("family") != "timm":
             continue
         if re.search(r"[:/\\]", str(tower.get("name"))):
             _confined(f"/{tower.get('name')}", f"{files.name}: the name of the {side} tower in {MMCL}")
         for key in _TIMM_READS_FILES:
-            if key in (tower.get("options") or {}):
+            if key in _mapping(tower, "options"):
                 value = tower["options"][key]
                 raise ConfigError(
                     f"{files.name}: {MMCL} gives timm the option {key} ({value!r}), which reads weights from "

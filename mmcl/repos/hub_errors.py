@@ -21,6 +21,7 @@ TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 # Somebody else's commit came first, or the Hub was busy with another change of the same repository.
 CONFLICTS = frozenset({409, 412})
 TRIES = 4
+READING = ("read", "list", "open")  # what can be done with what was fetched before
 # They log addresses, which are signed, and errors that quote headers.
 _CHATTY = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
 FIRST_WAIT_SECONDS = 1.0
@@ -85,11 +86,13 @@ def one_sentence(error: Exception, repo_id: str, doing: str) -> ConfigError:
 
     if found(HFValidationError):
         return ConfigError(f"{repo_id!r} is no id of the Hub's; want owner/name, of letters, digits, '-', '_' and '.'")
-    if found(OfflineModeIsEnabled):
+    if found(OfflineModeIsEnabled) and doing in READING:
         return ConfigError(
             f"{start}HF_HUB_OFFLINE is set, and it is not among what was fetched before; unset HF_HUB_OFFLINE, or "
             f"fetch it first (hf download {repo_id})"
         )
+    if found(OfflineModeIsEnabled):
+        return ConfigError(f"{start}HF_HUB_OFFLINE is set; unset it where there is a network")
     if found(GatedRepoError):
         return ConfigError(f"{start}its owner gives access on request; ask for it on the repository's page, and log in")
     if found(RevisionNotFoundError):

@@ -122,6 +122,8 @@ class _Push:
     digests: dict[str, Digest] = field(default_factory=dict)
     manifest: bytes = b""
     pull_requests: frozenset[str] = frozenset()
+    deleted: tuple[str, ...] = ()
+    tried: bool = False
 
     def prepare(self, private: bool | None) -> None:
         """Make the repository and the branch where they are missing, and look at the files."""
@@ -221,7 +223,10 @@ class _Push:
         deleted = self._outdated(parent, remote)
         operations = [*self._additions(self.plan.files), CommitOperationAdd(MANIFEST, self.manifest)]
         if not deleted and not self._missing(remote):
-            return Pushed(f"{self.api.endpoint}/{self.repo_id}/commit/{parent}", parent, self.repo_id, changed=False)
+            # After a try, this is the commit that it made, and whose answer was lost.
+            url = f"{self.api.endpoint}/{self.repo_id}/commit/{parent}"
+            return Pushed(url, parent, self.repo_id, deleted=self.deleted, changed=self.tried)
+        self.tried, self.deleted = True, tuple(deleted)
         made = self.api.create_commit(
             self.repo_id,
             [*operations, *(CommitOperationDelete(path, is_folder=False) for path in deleted)],
@@ -230,7 +235,7 @@ class _Push:
             create_pr=self.create_pr,
             parent_commit=parent,
         )
-        return Pushed(made.commit_url, made.oid, self.repo_id, made.pr_url, tuple(deleted))
+        return Pushed(made.commit_url, made.oid, self.repo_id, made.pr_url, self.deleted)
 
     def _missing(self, remote: Mapping[str, RepoFile]) -> list[str]:
         """Paths whose content is not there as it should be."""
@@ -260,7 +265,8 @@ class _Push:
             if not self._missing(remote):
                 root = f"{self.api.endpoint}/{self.repo_id}"
                 number = name.rpartition("/")[2]
-                return Pushed(f"{root}/commit/{commit}", commit, self.repo_id, f"{root}/discussions/{number}")
+                url = f"{root}/commit/{commit}"
+                return Pushed(url, commit, self.repo_id, f"{root}/discussions/{number}", self.deleted)
         return None
 
     def check(self, pushed: Pushed) -> None:

@@ -83,10 +83,15 @@ def read_description(folder: str | Path) -> OnnxFolder:
     missing = {"embedding_dim", "logit_scale", "modalities", "graphs", "image", "text"} - set(values)
     if missing:
         raise ConfigError(f"{path} has no {', '.join(sorted(missing))}; export the model again")
-    for graphs in values["graphs"].values():
-        for name in (name for names in graphs.values() for name in names):
-            if name != Path(name).name or name.startswith("."):
-                raise ConfigError(f"{path} names the file {name!r}; want plain names of files beside it")
+    try:
+        names = [name for graphs in values["graphs"].values() for files in graphs.values() for name in files]
+        outside = next((name for name in names if name != Path(name).name or name.startswith(".")), None)
+        for side in ("image", "text"):
+            dict(values[side]["preprocessing"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({type(error).__name__}: {error}); export the model again") from error
+    if outside is not None:
+        raise ConfigError(f"{path} names the file {outside!r}; want plain names of files beside it")
     return OnnxFolder(found, values)
 
 

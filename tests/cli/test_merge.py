@@ -71,7 +71,7 @@ def test_a_sweep_is_shown_chosen_and_written(invoke, folders: dict[str, str], tm
     assert "alpha is chosen on test data" in done.err
     html = page.read_text()
     assert html.count("<svg") == 2
-    assert "tower is the same in all models" in " ".join(html.split())
+    assert "The image tower and the text tower are the same in all models, and run once." in " ".join(html.split())
 
     alone = invoke("eval", "retrieval", str(out), VALIDATION, "--json", str(tmp_path / "alone.json"))
     assert alone.code == 0, alone.err

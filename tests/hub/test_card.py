@@ -26,6 +26,7 @@ from mmcl.errors import ConfigError, MissingDependencyError
 from mmcl.hub.card import ModelCardWords, check_model_card, write_card
 from mmcl.hub.card.checks import open_questions
 from mmcl.hub.card.model_index import evaluation_from_results
+from mmcl.hub.exporting import export
 from mmcl.hub.staging import StageOptions, stage
 from mmcl.models.saving import save_pretrained
 
@@ -331,14 +332,23 @@ def test_every_snippet_of_a_pushed_run_runs(run: Path, tmp_path: Path, hub, caps
     check_snippets(text, run / "model", {"mmcl", "transformers", "sentence-transformers", "ONNX, without torch"})
 
 
-def test_the_open_clip_snippet_runs(trained, tmp_path: Path, hub, capsys) -> None:
-    save_pretrained(trained("open_clip"), tmp_path / "model")
-    staged = stage(
-        tmp_path / "model", tmp_path / "staged", options=StageOptions("owner/clip", ("open_clip",), words=WORDS)
-    )
-    hub.add("owner/clip", staged.folder)
+@pytest.mark.parametrize(("kind", "format_"), [("open_clip", "open_clip"), ("clip", "transformers")])
+def test_snippets_of_other_families_run(trained, kind: str, format_: str, tmp_path: Path, hub, capsys) -> None:
+    save_pretrained(trained(kind), tmp_path / "model")
+    options = StageOptions(f"owner/{kind}", (format_,), words=WORDS)
+    staged = stage(tmp_path / "model", tmp_path / "staged", options=options)
+    hub.add(f"owner/{kind}", staged.folder)
     text = (staged.folder / "README.md").read_text(encoding="utf-8")
-    check_snippets(text, tmp_path / "model", {"mmcl", "open_clip"})
+    check_snippets(text, tmp_path / "model", {"mmcl", format_})
+
+
+def test_an_exported_folder_has_a_card_too(trained, tmp_path: Path, hub, capsys) -> None:
+    export(trained("siglip"), "transformers", tmp_path / "exported")
+    staged = stage(tmp_path / "exported", tmp_path / "staged", options=StageOptions("owner/siglip", words=WORDS))
+    hub.add("owner/siglip", staged.folder)
+    text = (staged.folder / "README.md").read_text(encoding="utf-8")
+    assert 'padding="max_length"' in text  # as SigLIP reads captions
+    check_snippets(text, tmp_path / "exported", {"mmcl", "transformers"})
 
 
 def test_recipes_survive_what_this_version_does_not_know(run: Path, tmp_path: Path) -> None:

@@ -331,18 +331,21 @@ def test_clips_vocabulary_needs_no_tokenizer_files(tmp_path: Path) -> None:
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
     vision = text | {"image_size": 32, "patch_size": 8}
     text |= {"vocab_size": 49408, "max_position_embeddings": 20, "bos_token_id": 49406, "eos_token_id": 49407}
-    for end in (49407, 2):  # checkpoints of before transformers 4.31 say 2
-        folder = tmp_path / str(end)
-        config = transformers.CLIPConfig(vision_config=vision, text_config=text | {"eos_token_id": end})
-        config.projection_dim = 12
-        transformers.CLIPModel(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        tiny_folders.save_processor(folder, "clip")
-        model = shaken(dual_encoder_from_transformers(str(folder)))
-        assert is_clip_tokenizer(model.text.tower.preprocessing.tokenizer)
-        check_equal(model, exported(model, tmp_path / f"out_{end}"))
-        assert not list((tmp_path / f"out_{end}").glob("token*"))
-        assert "hf_tokenizer_name" not in config_of(tmp_path / f"out_{end}")["model_cfg"]["text_cfg"]
+    config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=12)
+    transformers.CLIPModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    tiny_folders.save_processor(tmp_path, "clip")
+    model = shaken(dual_encoder_from_transformers(str(tmp_path)))
+    assert is_clip_tokenizer(model.text.tower.preprocessing.tokenizer)
+    check_equal(model, exported(model, tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("token*"))
+    assert "hf_tokenizer_name" not in config_of(tmp_path / "out")["model_cfg"]["text_cfg"]
+    # Checkpoints of before transformers 4.31 say 2, and take the highest token.
+    model.text.tower.model.config.eos_token_id = model.text.tower.model.eos_token_id = 2
+    old = DualEncoderEmbedder(model, device="cpu").encode_text(CAPTIONS)
+    FORMAT.write(model, tmp_path / "old", ExportOptions())
+    assert config_of(tmp_path / "old")["model_cfg"] == config_of(tmp_path / "out")["model_cfg"]
+    torch.testing.assert_close(FORMAT.open(tmp_path / "out", ExportOptions())[""].embed_texts(CAPTIONS), old)
     # Controls: another vocabulary, and CLIP's with capitals kept.
     assert not is_clip_tokenizer(tiny_folders.word_tokenizer())
     from tokenizers import normalizers
@@ -459,3 +462,28 @@ def test_a_model_of_open_clip_comes_back_as_it_was(tmp_path: Path, variants: Non
     source, found = config_of(tmp_path / "source")["model_cfg"], config_of(tmp_path / "out")["model_cfg"]
     assert found == source | {"quick_gelu": False, "custom_text": True}
     assert FORMAT.reference(tmp_path) == f"open_clip:{tmp_path}"
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_what_is_masked_is_what_the_tokenizer_pads_with(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    tiny_folders.save_text_model(folder, kind)
+    tiny_folders.edit_json(folder / "config.json", pad_token_id=5)
+    tiny_folders.edit_json(folder / "tokenizer_config.json", padding_side="left")
+    model = dual(tmp_path / "towers", {"kind": "dinov2"}, {"kind": None, "name": str(folder), "pooling": "mean"})
+    if kind == "roberta":  # counts its positions from the padding token of its config
+        assert "padding token 5" in FORMAT.obstacle(model)
+        return
+    check_equal(model, exported(model, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text()).get("pad_token_id", 0) == 0
+    assert open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}").tokenizer.padding_side == "right"
+
+
+def test_adapters_are_merged_first(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = dual(tmp_path, {"kind": "vit", "pooling": "cls"})
+    assert FORMAT.obstacle(model) is None
+    model.text.tower.model = get_peft_model(model.text.tower.model, LoraConfig(target_modules=["query"]))
+    assert "LoRA" in FORMAT.obstacle(model)

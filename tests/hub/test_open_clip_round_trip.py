@@ -154,3 +154,15 @@ def test_through_the_hub(name: str, trained: Trained, hub: ModelHub, tmp_path: P
         torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
         assert (ours.flip(0) - wanted).abs().max() > 1e-3  # control
     assert transform.transforms[-1].mean == list(model.image.tower.preprocessing.mean)
+
+
+def test_a_preprocessing_that_is_not_mmcls_is_named(trained: Trained, tmp_path: Path) -> None:
+    FORMAT.write(trained("open_clip"), tmp_path, ExportOptions())
+    config = json.loads((tmp_path / CONFIG).read_text())
+    config["mmcl"] = {"image_preprocessing": {"pixels": 3}}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="image_preprocessing is not mmcl's"):
+        open_dual_encoder(f"open_clip:{tmp_path}")
+    del config["mmcl"]  # another's folder: what open_clip says is what there is
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    assert open_dual_encoder(f"open_clip:{tmp_path}").image.tower.preprocessing.resize_to == 32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -318,3 +319,20 @@ def test_pictures_that_are_not_rgb(trained, opened):
         rows = opened(name).model.encode([grey, grey.convert("RGB"), grey.convert("RGBA")])
         assert far(rows[0], rows[1]) < TOLERANCE
         assert far(rows[2], rows[1]) < TOLERANCE
+
+
+def test_the_scale_of_a_folder_that_tells_none(exported, tmp_path):
+    """A CLIP's own scale, else the library's fixed one; and what an embedding depends on is in the fingerprint."""
+    found = {}
+    for name in ("clip", "minilm_cnn"):
+        shutil.copytree(exported(name), tmp_path / name)
+        config = tmp_path / name / "config_sentence_transformers.json"
+        told = json.loads(config.read_text())
+        config.write_text(json.dumps({key: value for key, value in told.items() if key != "mmcl"}))
+        found[name] = mmcl.load(f"sentence-transformers:{tmp_path / name}", device="cpu")
+        wanted = told["mmcl"]["logit_scale"] if name == "clip" else 20
+        assert found[name].logit_scale == pytest.approx(wanted)
+    before = found["minilm_cnn"].fingerprint()
+    config = tmp_path / "minilm_cnn" / "image_0_Transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pretrained_cfg": {"input_size": [3, 64, 64]}}))
+    assert mmcl.load(f"sentence-transformers:{tmp_path / 'minilm_cnn'}", device="cpu").fingerprint() != before

@@ -129,5 +129,8 @@ def test_further_formats_lie_beside_the_model_which_stays(
     report = json.loads(found["export_report.json"])
     assert report["sentence-transformers"]["differences"][""]["texts"] < 1e-5
     assert contents(run) == before
+    with pytest.raises(ConfigError, match=r"--format open_clip cannot hold this model: .*leave it out"):
+        stage(run, tmp_path / "unfit", options=StageOptions(formats=("onnx", "open_clip")))
+    assert not (tmp_path / "unfit" / "onnx").exists()
     with pytest.raises(ConfigError, match="did you mean 'onnx'"):
         stage(run, tmp_path / "bad", options=StageOptions(formats=("onxn",)))

@@ -22,6 +22,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from mmcl.config import HeadSection, ModelSection, TowerSection
 from mmcl.embedder import DualEncoderEmbedder, load
 from mmcl.errors import ConfigError
+from mmcl.hub.conversion.open_clip_tokens import special_tokens
 from mmcl.hub.formats import ExportOptions, find_format
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
@@ -216,6 +217,25 @@ def test_a_siglip_of_open_clip(open_clip_siglip: DualEncoder, tmp_path: Path) ->
     assert opened.model.config.text_config.hidden_act == "gelu_pytorch_tanh"
     assert opened.model.config.vision_config.hidden_act == "gelu"
     assert not any("64 tokens whatever" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"tokenizer_mode": "clips"}, "open_clip changes the tokens of its tokenizer"),
+        ({"strip_sep_token": True}, "open_clip changes the tokens of its tokenizer"),
+        ({"tokenizer": None}, "its tokenizer, a NoneType, is none that is kept in one tokenizer.json"),
+        ({"clean_fn": str.upper}, "cleans captions in a way that is not open_clip's own"),
+    ],
+)
+def test_tokenizers_that_cannot_be_written(values: dict[str, Any], said: str, open_clip_siglip: DualEncoder) -> None:
+    preprocessing = open_clip_siglip.text.tower.preprocessing
+    changed = copy.copy(preprocessing.tokenizer)
+    vars(changed).update(values)
+    with pytest.raises(ConfigError, match=said):
+        special_tokens(OpenClipText(changed, max_length=64, trim=False))
+    with pytest.raises(ConfigError, match="open_clip's str is no tokenizer that transformers can be given"):
+        special_tokens(OpenClipText("a tokenizer", max_length=64, trim=False))
 
 
 # What open_clip's cleaning changes and a tokenizer.json can follow.
@@ -468,6 +488,14 @@ def test_beside_an_mmcl_model(trained: Any, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "bert_vit").iterdir()} == before
     opened = FORMAT.open(tmp_path / "bert_vit", both)[""]
     _close(opened.embed_texts(CAPTIONS), DualEncoderEmbedder(trained("bert_vit"), device="cpu").encode_text(CAPTIONS))
+    # What was trained with fewer tokens than its tokenizer gives.
+    short = copy.deepcopy(trained("bert_vit"))
+    short.text.tower.preprocessing.max_length = 4
+    save_pretrained(short, tmp_path / "short")
+    assert "cut at 4 tokens" in FORMAT.write(short, tmp_path / "short", both)[1]
+    wanted = DualEncoderEmbedder(short, device="cpu").encode_text(CAPTIONS)
+    torch.testing.assert_close(FORMAT.open(tmp_path / "short", both)[""].embed_texts(CAPTIONS), wanted)
+    assert not torch.allclose(FORMAT.open(tmp_path / "short", ExportOptions())[""].embed_texts(CAPTIONS), wanted)
     save_pretrained(trained("siglip"), tmp_path / "siglip")
     with pytest.raises(
         ConfigError, match=r"cannot be put beside this mmcl model.*model\.safetensors.* a folder of its"

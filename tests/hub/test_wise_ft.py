@@ -350,7 +350,7 @@ def test_shared_parts(small: DualEncoder, trained: Trained) -> None:
     assert SharedParts.of([small, nudged(small)]).describe() == ""
     heads = SharedParts.of([small, nudged(small, only="image.head.")])
     assert (heads.sides, heads.towers) == ({"text"}, {"image"})
-    assert heads.describe() == "the text side is and the image tower is the same in all models, and runs once"
+    assert heads.describe() == "the image tower and the text side are the same in all models, and run once"
     assert SharedParts.of([small, nudged(small, only="image.head.")], precision="fp32").towers == {"image"}
     cnn = trained("minilm_cnn")
     counted = copy.deepcopy(cnn)

@@ -184,6 +184,42 @@ def test_code_of_a_model_is_never_run(hub, copy, marker, name, plant, says):
     assert not [asked for _, asked, _ in hub.requests if asked.endswith(".py")]
 
 
+def test_nobody_is_asked_whether_code_may_run(hub, copy, marker, monkeypatch):
+    """open_clip reads a text tower's config with no word of trust, and transformers would ask at the keyboard."""
+    path = copy("open_clip")
+    _plant_code(path, marker, "modeling_own.py")
+    config = json.dumps({"model_type": "own_text", "auto_map": CODE}).encode()
+    hub.add("owner/text", {"config.json": config, "modeling_own.py": (path / "modeling_own.py").read_bytes()})
+    described = json.loads((path / "open_clip_config.json").read_text())
+    described["model_cfg"]["text_cfg"] = {"hf_model_name": "owner/text", "hf_proj_type": "linear"}
+    (path / "open_clip_config.json").write_text(json.dumps(described))
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    for build in (open_dual_encoder, lambda name: build_tower(TowerSection(name=f"open_clip:{name}"), "text")):
+        with pytest.raises(ConfigError, match="open_clip:.* cannot be built or loaded"):
+            build(path)
+    assert not marker.exists()
+    from transformers import AutoConfig
+
+    AutoConfig.from_pretrained("owner/text")
+    assert marker.exists(), "control: asked and answered, it would"
+
+
+def test_the_revision_that_has_safetensors_is_opened(hub, copy, marker):
+    from huggingface_hub import HfApi
+
+    path = copy("clip")
+    weights = (path / "model.safetensors").read_bytes()
+    _pickle_instead(path, "pytorch_model.bin", marker)
+    hub.add("owner/name", path)
+    with pytest.raises(ConfigError, match="its weights are a pickle"):
+        open_dual_encoder("owner/name")
+    HfApi().upload_file(repo_id="owner/name", path_or_fileobj=weights, path_in_repo="model.safetensors", create_pr=True)
+    assert open_dual_encoder("owner/name@refs/pr/1").embedding_dim == 24
+    with pytest.raises(ConfigError, match="its weights are a pickle"):
+        open_dual_encoder("owner/name")
+    assert not marker.exists()
+
+
 def test_towers_that_need_code_are_refused_too(folder, tmp_path, marker):
     path = tmp_path / "bert"
     shutil.copytree(folder("bert"), path)

@@ -201,10 +201,24 @@ def test_kinds() -> None:
     assert kind_of("whatever") == "unknown"
 
 
+def test_names_in_longer_names_and_long_lines() -> None:
+    for text in (
+        "DB_PASSWORD=hunter22",
+        'dbpassword: "hunter22"',
+        "--api-key=hunter22",
+        "aws_secret_access_key = hunter22",
+    ):
+        assert find_secrets(f"a\n{text}\n") == [(2, "a password or key")], text
+    assert find_secrets("İİİ\nHF_Token: hunter22 İ") == [(2, "a password or key")]
+    long = "x" * 200_000 + f" {TOKEN} " + "a-b.c:" * 50_000
+    assert find_secrets(long) == [(1, "a Hugging Face token")]
+
+
 def test_texts_without_secrets() -> None:
     for text in (
         "", "the password is long", "password:", "api_key = None", 'token: str | bool | None = None', "secret: ***",
         "https://example.org/a:b@c", "password: ${PASSWORD}", "hf_hub_download", "hf_xet", "api_key=os.environ['K']",
+        "mask_token: [MASK]", "password\nhunter22",
     ):  # fmt: skip
         assert find_secrets(text) == [], text
     assert (

@@ -152,7 +152,7 @@ def test_a_fault_that_passes_is_waited_out(
     pushed = upload(plan_upload(folder), "owner/model")
     assert own(hub) == contents(folder)
     assert len(hub.commits("owner/model")) == 2
-    assert pushed.commit == hub.commits("owner/model")[-1].sha
+    assert (pushed.commit, pushed.changed) == (hub.commits("owner/model")[-1].sha, True)
     assert hub.faults[0].times == 0  # the fault was met
 
 
@@ -236,6 +236,15 @@ def test_who_may_not_write(hub: ModelHub, folder: Path, monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match="hf auth login"):
         upload(plan_upload(folder), "owner/model")
     assert hub.repos.keys() == {"team/model"}
+
+
+def test_offline_nothing_is_tried(hub: ModelHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set; unset it where there is a network"):
+        upload(plan_upload(folder), "owner/model")
+    assert hub.requests == []
 
 
 def test_conflicts_without_end(hub: ModelHub, folder: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-for near in (Path(__file__).parent, Path(__file__).parents[1] / "repos"):
-    sys.path.append(str(near))
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "repos"))
 
 from push_server import hub
 

@@ -70,7 +70,7 @@ import sys
 from mmcl.runtime.onnx_embedder import OnnxEmbedder
 embedder = OnnxEmbedder({str(folder)!r})
 rows = [embedder.encode_image(["red.jpg"]), embedder.encode_text(["Red", "blue"])]
-heavy = {{"torch", "torchvision", "transformers", "open_clip", "timm", "onnx", "mmcl.models", "mmcl.data"}} & set(sys.modules)
+heavy = {{"torch", "torchvision", "transformers", "open_clip", "timm", "onnx", "mmcl.models"}} & set(sys.modules)
 print(type(rows[0]).__name__, (rows[0] @ rows[1].T).argmax(), sorted(heavy))
 """
     done = run_python("-c", script, cwd=tmp_path)
@@ -162,15 +162,18 @@ def test_damaged_and_missing_files(folder: Path, tmp_path: Path) -> None:
         OnnxEmbedder(edit(folder, tmp_path / "newer", format=2))
     with pytest.raises(ConfigError, match=r"names the file '\.\./secret\.onnx'; want plain names"):
         OnnxEmbedder(edit(folder, tmp_path / "out", graphs={"fp32": {"image": ["../secret.onnx"]}}))
+    for number, odd in enumerate(({"graphs": ["image.onnx"]}, {"graphs": {"fp32": {"image": 3}}}, {"text": {}})):
+        with pytest.raises(ConfigError, match=r"mmcl_onnx\.json is damaged \(.+\); export the model again"):
+            OnnxEmbedder(edit(folder, tmp_path / f"odd{number}", **odd))
     (tmp_path / "newer" / "mmcl_onnx.json").write_text("[")
     with pytest.raises(ConfigError, match=r"mmcl_onnx\.json cannot be read"):
         OnnxEmbedder(tmp_path / "newer")
     only = edit(folder, tmp_path / "only", graphs={"fp32": {"image": ["image.onnx"], "text": ["text.onnx"]}})
     with pytest.raises(ConfigError, match="names no int8 graphs, but fp32"):
         OnnxEmbedder(only, precision="int8")
+    values = json.loads((only / "mmcl_onnx.json").read_text())
+    (only / "mmcl_onnx.json").write_text(json.dumps({k: v for k, v in values.items() if k != "logit_scale"}))
     with pytest.raises(ConfigError, match=r"has no logit_scale"):
-        values = json.loads((only / "mmcl_onnx.json").read_text())
-        (only / "mmcl_onnx.json").write_text(json.dumps({k: v for k, v in values.items() if k != "logit_scale"}))
         OnnxEmbedder(only)
     for wrong in ({"precision": "fp16"}, {"threads": 0}):
         with pytest.raises(ConfigError, match=r"precision is 'fp16'; ONNX graphs come as|threads is 0; want"):

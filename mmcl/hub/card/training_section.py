@@ -54,6 +54,7 @@ def _settings(source: CardSource) -> list[tuple[str, str]]:
         ("length", length + (f", {seen:,} pairs seen" if length and seen else "")),
         ("optimizer", _optimizer(source)),
         ("schedule", _schedule(source)),
+        ("frozen towers", _features(source)),
         ("precision", str(get("train.precision") or "")),
         ("gradient norm", f"clipped at {get('train.max_grad_norm'):g}" if get("train.max_grad_norm") else ""),
         ("logit scale", f"starts at {scale:.4g}, at most {get('model.logit_scale_max'):g}" if scale else ""),
@@ -115,6 +116,18 @@ def _schedule(source: CardSource) -> str:
     steps, share = get("schedule.warmup_steps"), get("schedule.warmup_share")
     warmup = f", {steps} steps of warm-up" if steps else f", warm-up over {share:.0%} of the steps" if share else ""
     return f"{get('schedule.name')}{warmup}" if get("schedule.name") else ""
+
+
+def _features(source: CardSource) -> str:
+    """Whether times and rates are of heads alone."""
+    frozen = [
+        side
+        for side in ("image", "text")
+        if source.value(f"model.{side}.freeze") is True and source.value(f"model.{side}.freeze_until_epoch") is None
+    ]
+    if not frozen or source.value("train.feature_cache.enabled") is not True:
+        return ""
+    return f"{' and '.join(frozen)}: features computed once, so that steps ran what is trained alone"
 
 
 def _changed(section: Any) -> str:

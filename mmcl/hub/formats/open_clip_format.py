@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmcl.errors import ConfigError
 from mmcl.hub.formats.format import ExportOptions, Format, Opened
 from mmcl.hub.formats.open_clip_half import Half, ObstacleError
 from mmcl.hub.formats.open_clip_names import PLACEHOLDER, name_sources
@@ -76,6 +77,8 @@ def _prepare(model: DualEncoder) -> _Prepared:
     Raises:
         ObstacleError: open_clip cannot say it.
     """
+    if any(".lora_" in name for name, _ in model.named_parameters()):
+        raise ObstacleError("the towers hold LoRA adapters beside their weights; merge them first (mmcl merge lora)")
     image, text = _image_half(model.image), _text_half(model.text)
     activations = {half.quick_gelu for half in (image, text)} - {None}
     if len(activations) > 1:
@@ -131,7 +134,7 @@ def _check(prepared: _Prepared) -> None:
 def _obstacle(model: DualEncoder) -> str | None:
     try:
         _check(_prepare(model))
-    except ObstacleError as error:
+    except ConfigError as error:  # conversions of names raise it for towers that are not quite CLIP's
         return f"{error}; onnx holds it, and sentence-transformers may"
     return None
 

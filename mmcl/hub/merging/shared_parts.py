@@ -113,9 +113,12 @@ class SharedParts:
 
     def describe(self) -> str:
         """One clause about what is run once; empty where nothing is."""
-        parts = [f"the {side} side is" for side in _SIDES if side in self.sides]
-        parts += [f"the {side} tower is" for side in _SIDES if side in self.towers]
-        return " and ".join(parts) + " the same in all models, and runs once" if parts else ""
+        parts = [f"the {side} {'side' if side in self.sides else 'tower'}" for side in _SIDES if side in self._shared()]
+        verbs = ("are", "run") if len(parts) > 1 else ("is", "runs")
+        return f"{' and '.join(parts)} {verbs[0]} the same in all models, and {verbs[1]} once" if parts else ""
+
+    def _shared(self) -> frozenset[str]:
+        return self.sides | self.towers
 
     def __call__(self, model: DualEncoder) -> DualEncoderEmbedder:
         """The embedder of one of the models; its equal towers are marked as frozen."""
