@@ -95,7 +95,8 @@ def _logit_scale(model: Any) -> float:
     inner = getattr(model, "transformers_model", None)
     name = getattr(getattr(inner, "config", None), "name_or_path", None)
     told = (read_json(name, CONFIG) if name else None) or {}
-    scale = (told.get("mmcl") or {}).get("logit_scale")
+    own = told.get("mmcl")
+    scale = own.get("logit_scale") if isinstance(own, dict) else None
     if isinstance(scale, (int, float)) and 0 < scale < math.inf:
         return float(scale)
     learnt = getattr(inner, "logit_scale", None)

@@ -149,7 +149,7 @@ def _mapping(tree: Any, key: str) -> dict[str, Any]:
 
 @contextmanager
 def no_questions() -> Iterator[None]:
-    """Within it, transformers refuses models that need code of their own, where it would ask the person at the keyboard.
+    """Within it, transformers refuses models that need code of their own; it would ask the person at the keyboard.
 
     For calls of libraries that cannot be told ``trust_remote_code=False``.
     """

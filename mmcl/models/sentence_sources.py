@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import DualEncoder
@@ -63,7 +66,7 @@ def dual_encoder_from_sentence_transformers(name: str | Path) -> DualEncoder:
     first, *behind = _read_modules(folder)
     if first.kind == "Router":
         _only_norms(behind, folder)
-        return _from_router(first.folder, folder, told.get("mmcl") or {})
+        return _from_router(first.folder, folder, scale=_number(told, "logit_scale"), bias=_number(told, "logit_bias"))
     if first.kind not in ("Transformer", "CLIPModel"):
         raise ConfigError(
             f"{folder}: its first module is a {first.kind}, not a Transformer or Router; mmcl reads these"
@@ -72,7 +75,17 @@ def dual_encoder_from_sentence_transformers(name: str | Path) -> DualEncoder:
         raise _texts_alone(folder)
     _only_norms(behind, folder)
     check_weights(first.folder)
-    return dual_encoder_from_transformers(str(first.folder))
+    model, bias = dual_encoder_from_transformers(str(first.folder)), _number(told, "logit_bias")
+    if model.logit_bias is None and bias is not None:  # not every class of transformers has one
+        model.logit_bias = torch.nn.Parameter(torch.tensor([bias]))
+    return model
+
+
+def _number(told: Mapping[str, Any], key: str) -> float | None:
+    """What mmcl wrote beside the library's own keys; None where the folder tells nothing of the kind."""
+    own = told.get("mmcl")
+    value = own.get(key) if isinstance(own, dict) else None
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _texts_alone(folder: Path) -> ConfigError:
@@ -189,7 +202,7 @@ def _read_routes(folder: Path) -> _Routes:
     return _Routes(modules, keys)
 
 
-def _from_router(router: Path, folder: Path, told: Mapping[str, Any]) -> DualEncoder:
+def _from_router(router: Path, folder: Path, *, scale: float | None, bias: float | None) -> DualEncoder:
     routes = _read_routes(router)
     found = {modality: routes.route(modality) for modality in ("image", "text")}
     if found["image"] is None or found["image"] is found["text"]:
@@ -204,12 +217,12 @@ def _from_router(router: Path, folder: Path, told: Mapping[str, Any]) -> DualEnc
     dims = {modality: dim for modality, (_, dim) in encoders.items()}
     if len(set(dims.values())) > 1:
         raise ConfigError(f"{folder}: image embeddings have {dims['image']} values and text embeddings {dims['text']}")
-    scale = float(told.get("logit_scale") or LOGIT_SCALE)
+    scale = scale or LOGIT_SCALE
     return DualEncoder(
         encoders["image"][0],
         encoders["text"][0],
         embedding_dim=dims["image"],
         logit_scale=scale,
         logit_scale_max=max(100.0, scale),
-        logit_bias=told.get("logit_bias"),
+        logit_bias=bias,
     ).eval()

@@ -116,8 +116,12 @@ class TextPreprocessing:
         return {"max_length": self.max_length, "padding": self.padding, "use_mask": self.use_mask}
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files."""
-        self.tokenizer.save_pretrained(str(folder))
+        """Write the tokenizer's files; other libraries, which read them alone, then cut captions where this one does."""
+        own, self.tokenizer.model_max_length = self.tokenizer.model_max_length, self.max_length
+        try:
+            self.tokenizer.save_pretrained(str(folder))
+        finally:
+            self.tokenizer.model_max_length = own
 
     def fingerprint(self) -> str:
         """A string that changes when the tokens of a caption would."""

@@ -30,6 +30,7 @@ from mmcl.hub.formats import onnx_graphs as graphs
 from mmcl.hub.formats import onnx_quantising as quantising
 from mmcl.hub.formats import onnx_tokenizers as tokenizers
 from mmcl.models.dual_encoder import DualEncoder
+from mmcl.models.pooling import GridPooling
 from mmcl.models.text_preprocessing import OpenClipText
 from mmcl.runtime.captions import CaptionTokenizer, TextSettings
 
@@ -207,6 +208,17 @@ def test_weights_above_two_gigabytes_lie_beside(tmp_path: Path, monkeypatch: pyt
     with torch.no_grad():
         assert apart(torch.from_numpy(run(tmp_path / "image.onnx")), encoder(pixels)) < 1e-6
     assert quantising.quantise(tmp_path / "image.onnx", tmp_path / "int8.onnx", run).layers > 0
+
+
+def test_grid_pooling_in_a_graph_is_grid_pooling() -> None:
+    pooling = GridPooling(4, 3)
+    nn.init.normal_(pooling.places.weight)
+    tokens, mask = torch.randn(2, 5, 3), torch.tensor([[False, True, True, True, True]] * 2)
+    found = graphs._GridOfOneSize(pooling)(tokens, mask)
+    assert torch.equal(found, pooling(tokens, mask))
+    assert not torch.equal(found, tokens[:, 1:].mean(1))
+    exported = torch.export.export(graphs._GridOfOneSize(pooling), (tokens, mask))  # it branches on no value
+    assert torch.allclose(exported.module()(tokens, mask), found)
 
 
 # -- what int8 leaves in float32 ------------------------------------------------------------------------------------

@@ -164,6 +164,8 @@ def test_captions_that_open_clip_mends(trained: Trained, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("image", "text", "model"),
     [
+        ({"kind": "dinov2_registers"}, {}, {}),
+        ({"kind": "dinov2_registers", "pooling": "mean", "image_size": 48, "head": HeadSection(bias=True)}, {}, {}),
         ({"kind": "vit", "pooling": "cls", "head": HeadSection(bias=True)}, {}, {}),
         ({"kind": "vit", "pooling": "mean"}, {"head": HeadSection(bias=True), "pooling": "mean"}, {}),
         ({"kind": "vit", "pooling": "cls", "options": {"qkv_bias": False}, "pretrained": False}, {}, {}),
@@ -176,8 +178,8 @@ def test_captions_that_open_clip_mends(trained: Trained, tmp_path: Path) -> None
         ({"name": "timm:test_vit", "pretrained": False, "options": {"global_pool": "avg"}}, {}, {}),
         ({"name": "timm:test_vit", "pretrained": False, "options": {"num_heads": 4, "qk_norm": True}}, {}, {}),
     ],
-    ids=["cls and bias", "mean", "no qkv bias", "other size", "CLIP's other size", "timm mean", "dropped", "timm max",
-         "timm's other size", "timm avg", "timm options"],
+    ids=["registers", "registers, mean", "cls and bias", "mean", "no qkv bias", "other size", "CLIP's other size",
+         "timm mean", "dropped", "timm max", "timm's other size", "timm avg", "timm options"],
 )  # fmt: skip
 def test_towers_poolings_and_heads(image: dict, text: dict, model: dict, tmp_path: Path) -> None:
     made = dual(tmp_path / "towers", dict(image), dict(text), **model)
@@ -213,7 +215,7 @@ def test_hidden_layers_behind_timm(head: dict, obstacle: str | None, tmp_path: P
     ("image", "text", "reason"),
     [
         ({"kind": "deit"}, {}, "DeiTModel"),
-        ({"kind": "dinov2_registers"}, {}, "Dinov2WithRegistersModel"),
+        ({"kind": "dinov2_registers", "pooling": "grid"}, {}, "Dinov2WithRegistersModel.*'grid'"),
         ({"kind": "convnext"}, {}, "ConvNextModel"),
         ({"kind": "vit", "pooling": "max"}, {}, "ViTModel.*'max'"),
         ({"kind": "dinov2", "pooling": "grid"}, {}, "Dinov2Model.*'grid'"),

@@ -336,3 +336,15 @@ def test_the_scale_of_a_folder_that_tells_none(exported, tmp_path):
     config = tmp_path / "minilm_cnn" / "image_0_Transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"pretrained_cfg": {"input_size": [3, 64, 64]}}))
     assert mmcl.load(f"sentence-transformers:{tmp_path / 'minilm_cnn'}", device="cpu").fingerprint() != before
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_a_bias_that_transformers_has_no_place_for(tmp_path, pooling):
+    model = tiny({}, {"pooling": pooling})
+    model.logit_bias = torch.nn.Parameter(torch.tensor([-3.5]))
+    FORMAT.write(model, tmp_path, ExportOptions())
+    again = dual_encoder_from_sentence_transformers(tmp_path)
+    assert again.logit_bias.item() == -3.5
+    config = tmp_path / "config_sentence_transformers.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mmcl": {"logit_scale": "x", "logit_bias": None}}))
+    assert dual_encoder_from_sentence_transformers(tmp_path).logit_bias is None

@@ -193,15 +193,18 @@ def test_nobody_is_asked_whether_code_may_run(hub, copy, marker, monkeypatch):
     described = json.loads((path / "open_clip_config.json").read_text())
     described["model_cfg"]["text_cfg"] = {"hf_model_name": "owner/text", "hf_proj_type": "linear"}
     (path / "open_clip_config.json").write_text(json.dumps(described))
-    monkeypatch.setattr("builtins.input", lambda _: "y")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
     for build in (open_dual_encoder, lambda name: build_tower(TowerSection(name=f"open_clip:{name}"), "text")):
         with pytest.raises(ConfigError, match="open_clip:.* cannot be built or loaded"):
             build(path)
-    assert not marker.exists()
+    assert asked == []
     from transformers import AutoConfig
 
-    AutoConfig.from_pretrained("owner/text")
-    assert marker.exists(), "control: asked and answered, it would"
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        AutoConfig.from_pretrained("owner/text")
+    assert len(asked) == 1, "control: left alone, it asks"
+    assert not marker.exists()
 
 
 def test_the_revision_that_has_safetensors_is_opened(hub, copy, marker):

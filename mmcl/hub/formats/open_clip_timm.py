@@ -47,7 +47,7 @@ def timm_half(encoder: Encoder) -> Half:
         "timm_pool": pool,
         "image_size": square(tower.preprocessing.size),
     }
-    proj, head = _head(encoder)
+    proj, head = timm_head(encoder)
     trunk = {f"trunk.{name}": value for name, value in cpu_state(tower.model).items()}
     return Half(config | proj, trunk | head, tower_config=tower_config)
 
@@ -88,7 +88,7 @@ def timm_config(name: str, options: dict[str, Any], size: Sequence[int]) -> dict
     }
 
 
-def _head(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def timm_head(encoder: Encoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A head as keys of ``vision_cfg``, and its weights."""
     if isinstance(encoder.head, MlpHead):
         return {"timm_proj": "mlp", "timm_proj_bias": True}, _mlp(encoder.head)
@@ -149,7 +149,7 @@ def siglip_image_half(encoder: Encoder) -> Half:
     state = siglip_to_open_clip(cpu_state(tower.model), "image")
     if tower.resizes_positions:
         state["trunk.pos_embed"] = _resized_positions(tower)
-    activation = _timm_activation(encoder)
+    activation = timm_activation(encoder)
     known = _siglip_name(encoder, state, activation)
     tower_config = None
     if known is None:
@@ -171,7 +171,7 @@ def siglip_image_half(encoder: Encoder) -> Half:
         "timm_pool": "map",
         "image_size": square(tower.preprocessing.size),
     }
-    proj, head = ({"timm_proj": "none"}, {}) if isinstance(encoder.head, IdentityHead) else _head(encoder)
+    proj, head = ({"timm_proj": "none"}, {}) if isinstance(encoder.head, IdentityHead) else timm_head(encoder)
     return Half(vision | proj, state | head, tower_config=tower_config)
 
 
@@ -183,7 +183,7 @@ def _resized_positions(tower: TransformersTower) -> Tensor:
     return (module(zeros, interpolate_pos_encoding=True) - module.patch_embedding.bias).cpu()
 
 
-def _timm_activation(encoder: Encoder) -> str:
+def timm_activation(encoder: Encoder) -> str:
     """timm's name of a tower's activation.
 
     Raises:

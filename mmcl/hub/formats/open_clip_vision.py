@@ -59,14 +59,24 @@ def transformers_image_half(encoder: Encoder) -> Half:
         from mmcl.hub.formats.open_clip_timm import siglip_image_half
 
         return siglip_image_half(encoder)
-    if config.model_type not in ("clip_vision_model", "vit", "dinov2"):
+    if config.model_type not in ("clip_vision_model", "vit", "dinov2", "dinov2_with_registers"):
         raise ObstacleError(
-            f"{tower_name(encoder)} is none that open_clip has; it has CLIP's, ViT, DINOv2 without registers, and "
-            f"timm's models"
+            f"{tower_name(encoder)} is none that open_clip has; it has CLIP's, SigLIP's, ViT, DINOv2 and timm's models"
         )
     if getattr(config, OPTION, False):
         raise ObstacleError(f"{tower_name(encoder)} has a convolutional stem, and open_clip's has not")
+    if config.model_type == "dinov2_with_registers":
+        return _with_registers(encoder)
     return _clip(encoder) if config.model_type == "clip_vision_model" else _vit(encoder)
+
+
+def _with_registers(encoder: Encoder) -> Half:
+    from mmcl.hub.formats.open_clip_registers import registers_half
+
+    tower, config = encoder.tower, encoder.tower.model.config
+    entering = _entering(tower)
+    prefix, patches = entering.tensor_split([1 + config.num_register_tokens])
+    return registers_half(encoder, prefix, patches, _blocks(cpu_state(tower.model), config.num_hidden_layers))
 
 
 def _config(encoder: Encoder, state: dict[str, Tensor], **further: Any) -> tuple[dict[str, Any], bool]:
@@ -101,17 +111,21 @@ def _clip(encoder: Encoder) -> Half:
 
 
 @torch.no_grad()
-def _embeddings(tower: TransformersTower) -> dict[str, Tensor]:
-    """What enters the blocks for an image of zeros: positions, resized where need be, and what is added to them."""
+def _entering(tower: TransformersTower) -> Tensor:
+    """What enters the blocks for an image of zeros (t, f): positions, resized where need be, and what is added."""
     options = {"interpolate_pos_encoding": True} if tower.resizes_positions else {}
     module = tower.model.embeddings
     zeros = torch.zeros(1, 3, *tower.preprocessing.size, device=next(module.parameters()).device)
     training = module.training
     try:
-        found = module.eval()(zeros, **options)[0].cpu()  # (1 + patches, f)
+        return module.eval()(zeros, **options)[0].cpu()
     finally:
         module.train(training)
-    # The class token already holds its position.
+
+
+def _embeddings(tower: TransformersTower) -> dict[str, Tensor]:
+    """Class token and positions of a tower that has no further tokens; the class token holds its position."""
+    found = _entering(tower)  # (1 + patches, f)
     return {
         "class_embedding": found[0].clone(),
         "positional_embedding": torch.cat([torch.zeros_like(found[:1]), found[1:]]),
