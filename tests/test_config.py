@@ -68,9 +68,7 @@ def test_a_missing_data_path_is_named() -> None:
 
 
 def test_a_starting_model_decides_its_towers() -> None:
-    with pytest.raises(
-        ConfigError, match=r"here: model.image.name is 'bert', but model.init_from=runs/a"
-    ):
+    with pytest.raises(ConfigError, match=r"here: model.image.name is 'bert', but model.init_from=runs/a"):
         recipe(model={"init_from": "runs/a", "image": {"name": "bert"}})
     with pytest.raises(ConfigError, match="model.init_from is empty; want a MODEL"):
         recipe(model={"init_from": ""})

@@ -74,7 +74,7 @@ def push(
     Log in first (hf auth login, or HF_TOKEN). Pickles, secrets, data and hidden files are refused. After a broken
     connection the same command sends what is missing alone.
 
-    Example: mmcl push runs/emoji owner/emoji --license apache-2.0 --language en --format onnx --format open_clip
+    Example: mmcl push runs/emoji owner/emoji --license apache-2.0 --language en --format onnx
 
     Example: mmcl push runs/emoji owner/emoji --dry-run
     """

@@ -117,7 +117,7 @@ def load_vectors(path: str | Path) -> VectorFile:
     for name in ("image", "text"):
         if name not in arrays:
             raise DataError(f"{path}: no array {name!r} (it has {', '.join(arrays) or 'none'}); wanted image and text")
-        arrays[name] = _decode(arrays, name, path)
+        arrays[name] = decode_arrays(arrays, name, path)
         arrays[name] = _check_vectors(arrays[name], f"{path}: {name}")
     image, text = arrays["image"], arrays["text"]
     if image.shape[1] != text.shape[1]:
@@ -188,8 +188,17 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     raise DataError(f"{path}: vectors are read from .npz or .safetensors files")
 
 
-def _decode(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
-    """The embeddings of coded rows; any other rows as they are."""
+def decode_arrays(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    """The embeddings of one modality as a file's arrays hold them, codes read as numbers.
+
+    Args:
+        arrays: of the file.
+        name: ``"image"`` or ``"text"``.
+        path: the file, for messages.
+
+    Raises:
+        DataError: codes and what they are read by do not fit.
+    """
     rows = arrays[name]
     low, high, bits = (arrays.get(f"{name}_{key}") for key in ("low", "high", "bits"))
     if rows.dtype == np.int8 and low is not None and high is not None and rows.ndim == 2:
@@ -203,7 +212,7 @@ def _decode(arrays: dict[str, np.ndarray], name: str, path: Path) -> np.ndarray:
         if not 0 <= 8 * rows.shape[1] - dim < 8:
             raise DataError(f"{path}: {name}_bits is {dim}, but {rows.shape[1]} bytes a row hold {8 * rows.shape[1]}")
         return decode_rows(EmbeddingCodes("binary", rows, dim)) / np.float32(dim**0.5)
-    return rows
+    return rows.astype(np.float32) if rows.dtype == np.float16 else rows
 
 
 def _check_vectors(array: np.ndarray, what: str) -> np.ndarray:

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from mmcl.batch import SkippedRow
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.vectors import load_vectors
+from mmcl.data.embedding_codes import encode_rows, value_ranges
+from mmcl.data.vectors import decode_arrays, load_vectors
 from mmcl.embedder import Embedder, embed_images
 from mmcl.errors import ConfigError, DataError, ExportError
 from mmcl.evaluation.checks import check_finite_rows
 from mmcl.evaluation.evaluator import need_both_modalities, text_embeddings
 from mmcl.evaluation.retrieval.galleries import distinct_captions
 
-# Stored values against embedding again, whose products may be summed in another order.
-_TOLERANCES = {"float32": 1e-4, "float16": 1e-3}
+# Values read back against embedding again, whose products may be summed in another order; binary keeps signs alone.
+_TOLERANCES = {"float32": 1e-4, "float16": 1e-3, "int8": 1e-2, "binary": 2.0}
 _SAMPLE = 16
 _CHUNK_BATCHES = 8
 # Texts as ids take 4 bytes a character of the longest, for every one; above this they are numbered.
@@ -56,7 +57,7 @@ def export_vectors(
     out: str | Path,
     *,
     batch_size: int = 64,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16", "int8", "binary"] = "float32",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Embed a data set and write the embeddings as a file that ``vectors:FILE`` reads, as MODEL and as DATA.
@@ -71,7 +72,8 @@ def export_vectors(
         dataset: rows to embed; images that cannot be read are left out.
         out: ``.npz`` or ``.safetensors``, not there yet.
         batch_size: items a forward pass.
-        dtype: of the numbers.
+        dtype: of the numbers; ``"int8"`` and ``"binary"`` are codes, see ``mmcl.data.embedding_codes``, that are read
+            back as numbers.
         progress: called with (what, done, total).
 
     Returns:
@@ -164,8 +166,7 @@ def _arrays(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of the file, and what its numbers mean where they stand for names."""
     arrays: dict[str, np.ndarray] = {
-        "image": embedded.images.numpy().astype(dtype),
-        "text": embedded.texts.numpy().astype(dtype),
+        **_coded(embedded, dtype),
         "image_group": embedded.image_groups.numpy(),
         "text_group": embedded.text_groups.numpy(),
         "image_id": embedded.rows,
@@ -187,6 +188,21 @@ def _arrays(
             number = {name: place for place, name in enumerate(meanings["labels"])}
             arrays["label"] = np.array([number[name] for name in named])
     return arrays, meanings
+
+
+def _coded(embedded: _Embedded, dtype: str) -> dict[str, np.ndarray]:
+    """The embeddings in a coding, with what is needed to read it."""
+    images, texts = embedded.images.numpy(), embedded.texts.numpy()
+    ranges = value_ranges(np.concatenate([images, texts]))
+    arrays = {}
+    for name, rows in (("image", images), ("text", texts)):
+        codes = encode_rows(rows, dtype, ranges=ranges)
+        arrays[name] = codes.values
+        if dtype == "int8":
+            arrays |= {f"{name}_low": codes.low, f"{name}_high": codes.high}
+        elif dtype == "binary":
+            arrays[f"{name}_bits"] = np.array([codes.dim])
+    return arrays
 
 
 def _names(names: Sequence[str | None], numbers: np.ndarray) -> np.ndarray:
@@ -223,7 +239,7 @@ def _check(
     """Read the file back and embed a sample of it again; the largest difference of a value."""
     read = load_vectors(path)
     for name, stored in (("image", read.image), ("text", read.text)):
-        if not np.array_equal(stored, arrays[name].astype(np.float32)):
+        if not np.array_equal(stored, decode_arrays(arrays, name, path)):
             raise ExportError(f"{path.name}: the {name} vectors read back are not those that were written; try again")
     for name, names in (("image_id", read.image_id), ("text_id", read.text_id)):
         if names != [str(value) for value in arrays[name].tolist()]:

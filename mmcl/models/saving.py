@@ -8,6 +8,7 @@ written under mmcl's own names, and `mmcl.json` says why. No pickle is written o
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,8 @@ def save_pretrained(model: DualEncoder, folder: str | Path) -> Path:
     if isinstance(model.text.tower.preprocessing, TextPreprocessing):
         model.text.tower.preprocessing.save(folder)
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, default=str), encoding="utf-8")
+    for weights in folder.glob("*.safetensors"):  # which safetensors lets nobody else read, whatever the umask
+        shutil.copymode(folder / DESCRIPTION, weights)
     return folder
 
 

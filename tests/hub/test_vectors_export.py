@@ -187,8 +187,8 @@ def test_refusals(tmp_path, embedder):
     dataset = make_dataset()
     with pytest.raises(ConfigError, match=r"written as .npz or .safetensors; give the file one of these endings"):
         export_vectors(embedder, dataset, tmp_path / "v.csv")
-    with pytest.raises(ConfigError, match="dtype is 'int8'; want float32 or float16"):
-        export_vectors(embedder, dataset, tmp_path / "v.npz", dtype="int8")
+    with pytest.raises(ConfigError, match="dtype is 'int4'; want float32 or float16 or int8 or binary"):
+        export_vectors(embedder, dataset, tmp_path / "v.npz", dtype="int4")
     (tmp_path / "there.npz").write_bytes(b"mine")
     with pytest.raises(ConfigError, match="is there already; name another file, or delete it"):
         export_vectors(embedder, dataset, tmp_path / "there.npz")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmcl.hub.formats.open_clip_half import Half, ObstacleError, cpu_state, square, tower_name
+from mmcl.hub.formats.open_clip_half import Half, ObstacleError, block_sizes, cpu_state, square, tower_name
 from mmcl.hub.formats.open_clip_timm import timm_activation, timm_config, timm_head
 from mmcl.models.encoder import Encoder
 
@@ -60,14 +60,13 @@ def registers_half(encoder: Encoder, prefix: Tensor, patches: Tensor, blocks: di
         number, inner = name.removeprefix("transformer.resblocks.").split(".", 1)
         theirs = next(theirs + inner.removeprefix(ours) for ours, theirs in _LAYERS.items() if inner.startswith(ours))
         state[f"blocks.{number}.{theirs}"] = value
-    hidden = len(state["blocks.0.mlp.fc1.bias"])
     options = {
         "img_size": square(size),
         "patch_size": config.patch_size,
         "embed_dim": config.hidden_size,
         "depth": config.num_hidden_layers,
         "num_heads": config.num_attention_heads,
-        "mlp_ratio": hidden / config.hidden_size,
+        "mlp_ratio": block_sizes(config, blocks)["mlp_ratio"],
         "reg_tokens": len(prefix) - 1,
         "act_layer": timm_activation(encoder),
     }
