@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import string
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,13 +78,13 @@ class Pair:
 
 
 def _text_encoder(values: dict[str, int], dim: int) -> Encoder:
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    vocabulary = {name: number for number, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "word"])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+    vocabulary = {name: number for number, name in enumerate(["[PAD]", "[UNK]", *string.ascii_lowercase])}
+    letters = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    letters.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, pad_token="[PAD]", unk_token="[UNK]")
     model = BertModel(BertConfig(**values), add_pooling_layer=False)
     preprocessing = TextPreprocessing(tokenizer, max_length=128)
     tower = TransformersTower(model, "text", preprocessing, name="bert", default_pooling="mean")
@@ -163,7 +164,7 @@ def whole(settings: Settings) -> Iterator[Row]:
     buffer = io.BytesIO()
     pixels = np.stack([rows % 256, columns % 256, (rows + columns) % 256], -1).astype(np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    items = {"image": [buffer.getvalue()], "text": ["word " * (TOKENS - 2)]}
+    items = {"image": [buffer.getvalue()], "text": ["a" * TOKENS]}
     kinds = {"image": "a JPEG to its embedding", "text": "a caption to its embedding"}
     pairs = _all(settings)
     for image, text in zip(pairs[::2], pairs[1::2]):

@@ -116,7 +116,7 @@ class TextPreprocessing:
         return {"max_length": self.max_length, "padding": self.padding, "use_mask": self.use_mask}
 
     def save(self, folder: Path) -> None:
-        # A caption may hold the padding token itself; the end token, which padding alone follows, is another.
+        """Write the tokenizer's files; other libraries, which read them alone, then cut captions where this does."""
         own, self.tokenizer.model_max_length = self.tokenizer.model_max_length, self.max_length
         try:
             self.tokenizer.save_pretrained(str(folder))
