@@ -141,6 +141,11 @@ def _show(report: ExportReport, console: Console) -> None:
             " / ".join(f"{100 * change:+.1f}" for change in recall.values()) or "-",
         )
     console.print(table)
+    mended = max(found.mended_texts for found in report.differences.values())
+    if mended:
+        console.print(
+            f"- {mended} captions are changed by {report.format} before it reads them; compared as it reads them"
+        )
     for note in report.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     console.print(f'open it: mmcl.load("{report.reference}")', markup=False, soft_wrap=True)

@@ -31,6 +31,8 @@ class Difference:
         images: the same, each through its own preprocessing; libraries that resize with Pillow differ.
         images_mean: mean absolute difference of these.
         recall: R@10 both ways of the exported model minus the source's; None where it was not asked for.
+        mended_texts: captions that the library changes before its tokenizer sees them (quotes, entities); these are
+            compared with what the source says of the changed caption.
     """
 
     pixels: float
@@ -38,6 +40,7 @@ class Difference:
     images: float
     images_mean: float
     recall: dict[str, float] | None = None
+    mended_texts: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -74,11 +77,23 @@ class Checker:
         pictures = [to_pil_image(image) for image in self.samples.images]
         same_pixels = _distance(opened.embed_pixels(self._pixels), self._images, "images")
         own_pixels = _distance(opened.embed_images(pictures), self._images, "images")
-        texts = _distance(opened.embed_texts(self.samples.texts), self._texts, "captions")
-        recall = self._recall(opened) if by_recall else None
+        mended, wanted = self._texts_as_read(opened)
+        texts = _distance(opened.embed_texts(self.samples.texts), wanted, "captions")
         return Difference(
-            same_pixels.max().item(), texts.max().item(), own_pixels.max().item(), own_pixels.mean().item(), recall
+            same_pixels.max().item(),
+            texts.max().item(),
+            own_pixels.max().item(),
+            own_pixels.mean().item(),
+            recall=self._recall(opened) if by_recall else None,
+            mended_texts=mended,
         )
+
+    def _texts_as_read(self, opened: Opened) -> tuple[int, Tensor]:
+        """How many captions the library mends first, and what the source says of the captions as it reads them."""
+        reads_as = getattr(opened, "reads_as", None)
+        read = self.samples.texts if reads_as is None else [reads_as(text) for text in self.samples.texts]
+        mended = sum(before != after for before, after in zip(self.samples.texts, read))
+        return mended, self.source.encode_text(read) if mended else self._texts
 
     def _recall(self, opened: Opened) -> dict[str, float]:
         if self._recalls is None:

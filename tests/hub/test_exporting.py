@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor
 from mmcl.embedder import DualEncoderEmbedder
 from mmcl.errors import ConfigError, DataError, ExportError
 from mmcl.hub import formats
-from mmcl.hub.checking import Difference, check_difference
+from mmcl.hub.checking import Checker, Difference, check_difference
 from mmcl.hub.exporting import export
 from mmcl.hub.formats import ExportOptions, Format, find_format
 from mmcl.hub.samples import draw_samples, find_samples
@@ -185,3 +186,23 @@ def test_an_unreadable_image_is_left_out_of_the_check_and_said(caplog: pytest.Lo
     monkeypatch.setattr(data.images, "read", lambda row: damaged(1))
     with pytest.raises(DataError, match="none of 3 images could be read"):
         draw_samples(data, count=3)
+
+
+def test_captions_that_a_library_mends_are_compared_as_it_reads_them(model: DualEncoder) -> None:
+    class Mending(Copy):
+        def reads_as(self, text: str) -> str:
+            return text.replace("a ", "two ")
+
+        def embed_texts(self, texts: Sequence[str]) -> Tensor:
+            return super().embed_texts([self.reads_as(text) for text in texts])
+
+    data = draw_samples(find_samples(None, None, count=2).dataset, count=2).dataset
+    checker = Checker(DualEncoderEmbedder(model, device="cpu"), draw_samples(data, count=2))
+    found = checker.compare(Mending(model))
+    assert found.mended_texts > 0
+    assert found.texts == 0
+    silent = Mending(model)
+    unsaid = SimpleNamespace(
+        embed_pixels=silent.embed_pixels, embed_images=silent.embed_images, embed_texts=silent.embed_texts
+    )
+    assert checker.compare(unsaid).texts > 1e-3

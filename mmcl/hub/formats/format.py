@@ -33,7 +33,8 @@ class ExportOptions:
 class Opened(Protocol):
     """An exported model as the format's own library opens it: none of mmcl's towers or preprocessing runs.
 
-    All three return float32 unit rows (n, d) on the CPU, whatever n is.
+    All three return float32 unit rows (n, d) on the CPU, whatever n is. One whose tokenizer changes captions first,
+    such as quotes and entities, also has ``reads_as(text) -> str``, the caption that it embeds in place of ``text``.
     """
 
     def embed_pixels(self, pixel_values: Tensor) -> Tensor:
