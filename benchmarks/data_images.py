@@ -80,7 +80,7 @@ def image_pixels(files: list[str], decode: str) -> Any:
     from mmcl.data.batches.collate import ImagePixels
     from mmcl.data.dataset import ImageTextDataset
     from mmcl.data.images.files import FileImages
-    from mmcl.models.preprocessing import ImagePreprocessing
+    from mmcl.models.towers.preprocessing import ImagePreprocessing
 
     preprocessing = ImagePreprocessing((SIZE, SIZE), mean=MEAN, std=STD)
     augmentation = ImageAugmentation(AugmentSection(crop_scale=SCALE, crop_ratio=RATIO), preprocessing)

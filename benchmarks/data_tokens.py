@@ -24,7 +24,7 @@ def captions_of(count: int) -> list[str]:
 
 def tokenizers() -> dict[str, Callable[[], Any] | None]:
     """Name -> the text preprocessing of a tower; None: not installed."""
-    from mmcl.models.text_preprocessing import OpenClipText, TextPreprocessing
+    from mmcl.models.towers.text_preprocessing import OpenClipText, TextPreprocessing
 
     def of_open_clip() -> OpenClipText:
         import open_clip

@@ -24,8 +24,8 @@ from mmcl.hub.formats import ExportOptions, find_format
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder, build_encoder
 from mmcl.models.heads import LinearHead
-from mmcl.models.text_preprocessing import TextPreprocessing
-from mmcl.models.transformers_tower import TransformersTower
+from mmcl.models.towers.text_preprocessing import TextPreprocessing
+from mmcl.models.towers.transformers_tower import TransformersTower
 from mmcl.runtime.onnx_embedder import OnnxEmbedder
 
 WANTED = 1 / 1.3  # of torch's time, at batch 1

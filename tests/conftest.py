@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
+# Workers share the cores: threads that wait for one another in a spin cost them several times what they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import mmcl
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from mmcl.builders.starting_models import build_starting_model
 from mmcl.builders.training import train
 from mmcl.config import Recipe, load_recipe, recipe_from_tree
 from mmcl.errors import ConfigError
-from mmcl.models.opening import open_dual_encoder
+from mmcl.models.opening.opening import open_dual_encoder
 from mmcl.models.saving import from_pretrained
 
 sys.path.append(str(Path(__file__).parent / "hub"))

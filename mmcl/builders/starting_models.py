@@ -14,8 +14,8 @@ from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.encoder import build_head
 from mmcl.models.fingerprint import encoder_fingerprint
 from mmcl.models.heads import head_description
-from mmcl.models.locating import locate
-from mmcl.models.opening import open_dual_encoder
+from mmcl.models.opening.locating import locate
+from mmcl.models.opening.opening import open_dual_encoder
 
 log = get_logger(__name__)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from mmcl import data as data_sources
 from mmcl.data.sources.tables.tables import TABLE_SUFFIXES
 from mmcl.errors import ConfigError
-from mmcl.models.kinds import MARKS
-from mmcl.models.open_clip_tower import read_open_clip_config
-from mmcl.models.references import HUB_PREFIX, parse_tower, resolve_path
+from mmcl.models.opening.kinds import MARKS
+from mmcl.models.opening.references import HUB_PREFIX, parse_tower, resolve_path
 from mmcl.models.saving import DESCRIPTION
+from mmcl.models.towers.open_clip_tower import read_open_clip_config
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?(\?config=[\w.-]+)?")
 _NAME = re.compile(r"[\w.+() -]+")

@@ -69,7 +69,7 @@ def export(
         return
     from mmcl.cli.evaluate.options import open_data
     from mmcl.hub.formats import FORMATS, ExportOptions, find_format
-    from mmcl.models.opening import open_dual_encoder
+    from mmcl.models.opening.opening import open_dual_encoder
 
     wanted = list(FORMATS) if "all" in formats else list(dict.fromkeys(formats))
     for name in wanted:

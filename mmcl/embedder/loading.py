@@ -11,8 +11,8 @@ from mmcl.embedder.precision import check_precision, find_device
 from mmcl.embedder.sentence_embedder import SentenceTransformersEmbedder
 from mmcl.embedder.vectors_embedder import VectorsEmbedder
 from mmcl.errors import ConfigError, require
-from mmcl.models.locating import LocatedModel, locate
-from mmcl.models.opening import open_dual_encoder
+from mmcl.models.opening.locating import LocatedModel, locate
+from mmcl.models.opening.opening import open_dual_encoder
 
 
 def load(
@@ -75,8 +75,8 @@ def _onnx(located: LocatedModel, precision: str) -> Embedder:
 
 def _sentence_transformer(located: LocatedModel, device: str, precision: str) -> Embedder:
     library = require("sentence_transformers", extra="sentence-transformers")
-    from mmcl.models.security import code_refused, wants_code
-    from mmcl.models.transformers_loading import first_line, quiet_transformers
+    from mmcl.models.opening.security import code_refused, wants_code
+    from mmcl.models.towers.transformers_loading import first_line, quiet_transformers
 
     try:
         with quiet_transformers():

@@ -18,8 +18,8 @@ from mmcl.embedder.interface import EncodeMixin
 from mmcl.embedder.out_of_memory import FittingBatches
 from mmcl.embedder.precision import autocast, check_precision
 from mmcl.models.fingerprint import config_values, update_with_state
-from mmcl.models.sentence_sources import CONFIG, LOGIT_SCALE
-from mmcl.models.transformers_loading import read_json
+from mmcl.models.opening.sentence_sources import CONFIG, LOGIT_SCALE
+from mmcl.models.towers.transformers_loading import read_json
 
 
 class SentenceTransformersEmbedder(EncodeMixin):

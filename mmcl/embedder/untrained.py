@@ -20,10 +20,10 @@ from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder, build_head
 from mmcl.models.heads import head_description
-from mmcl.models.open_clip_tower import OpenClipTower, create_open_clip
-from mmcl.models.timm_tower import TimmTower
-from mmcl.models.tower import Tower
-from mmcl.models.transformers_loading import build_module
+from mmcl.models.towers.open_clip_tower import OpenClipTower, create_open_clip
+from mmcl.models.towers.timm_tower import TimmTower
+from mmcl.models.towers.tower import Tower
+from mmcl.models.towers.transformers_loading import build_module
 
 log = get_logger(__name__)
 

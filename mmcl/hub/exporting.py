@@ -18,7 +18,7 @@ from mmcl.hub.checking import Checker, Difference, check_difference
 from mmcl.hub.formats import FORMATS, ExportOptions, Format, find_format
 from mmcl.hub.samples import find_samples
 from mmcl.models.dual_encoder import DualEncoder
-from mmcl.models.opening import open_dual_encoder
+from mmcl.models.opening.opening import open_dual_encoder
 
 REPORT = "export_report.json"
 _LIBRARIES = {"sentence-transformers": "sentence_transformers", "onnx": "onnxruntime"}

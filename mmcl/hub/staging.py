@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mmcl.errors import ConfigError
-from mmcl.repos.kinds import is_junk
+from mmcl.repos.file_kinds import is_junk
 from mmcl.repos.portable import dump_config, make_portable
 from mmcl.training.runs import CHECKPOINTS, CONFIG, LAST, MODEL
 
@@ -222,7 +222,7 @@ def _export_beside(model: Path, source: Path, staged: Staged, options: StageOpti
     """Write further formats into the folder; each is compared with the source first."""
     from mmcl.hub.exporting import export
     from mmcl.hub.formats import ExportOptions, find_format
-    from mmcl.models.opening import open_dual_encoder
+    from mmcl.models.opening.opening import open_dual_encoder
 
     wanted = list(dict.fromkeys(options.formats))
     for name in wanted:

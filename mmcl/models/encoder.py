@@ -12,9 +12,9 @@ from mmcl.config import HeadSection, TowerSection
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
 from mmcl.models.heads import IdentityHead, LinearHead, MlpHead
+from mmcl.models.opening.references import TowerReference, parse_tower
 from mmcl.models.pooling import build_pooling, pool_tokens
-from mmcl.models.references import TowerReference, parse_tower
-from mmcl.models.tower import Tower, TowerOutput
+from mmcl.models.towers.tower import Tower, TowerOutput
 
 log = get_logger(__name__)
 
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
 
 
 def _tiny(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
-    from mmcl.models.tiny_tower import build_tiny_image_tower, build_tiny_text_tower
+    from mmcl.models.towers.tiny_tower import build_tiny_image_tower, build_tiny_text_tower
 
     if modality == "image":
         return build_tiny_image_tower(size=section.image_size, options=section.options)
@@ -87,7 +87,7 @@ def _tiny(reference: TowerReference, section: TowerSection, modality: str, capti
 
 
 def _timm(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
-    from mmcl.models.timm_tower import build_timm_tower
+    from mmcl.models.towers.timm_tower import build_timm_tower
 
     if modality == "text":
         raise ConfigError(f"model.text.name is {section.name!r}: timm has image models only")
@@ -101,9 +101,9 @@ def _timm(reference: TowerReference, section: TowerSection, modality: str, capti
 
 
 def _open_clip(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
-    from mmcl.models.locating import locate
-    from mmcl.models.open_clip_tower import build_open_clip_tower
-    from mmcl.models.security import no_questions
+    from mmcl.models.opening.locating import locate
+    from mmcl.models.opening.security import no_questions
+    from mmcl.models.towers.open_clip_tower import build_open_clip_tower
 
     if section.options:
         raise ConfigError(f"model.{modality}.options: open_clip towers take none, got {', '.join(section.options)}")
@@ -122,8 +122,8 @@ def _open_clip(reference: TowerReference, section: TowerSection, modality: str, 
 
 
 def _transformers(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:
-    from mmcl.models.mmcl_tower import build_mmcl_tower, find_mmcl_model
-    from mmcl.models.transformers_tower import build_transformers_tower
+    from mmcl.models.towers.mmcl_tower import build_mmcl_tower, find_mmcl_model
+    from mmcl.models.towers.transformers_tower import build_transformers_tower
 
     folder = find_mmcl_model(reference.name)
     if folder is not None:

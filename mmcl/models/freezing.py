@@ -11,7 +11,7 @@ from mmcl.config import ModelSection, OptimizerSection, TowerSection
 from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder
-from mmcl.models.tower import tower_parts
+from mmcl.models.towers.tower import tower_parts
 
 
 def _frozen_parameters(encoder: Encoder, freeze: bool | int) -> list[nn.Parameter]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmcl.errors import ShapeError
 
 if TYPE_CHECKING:
-    from mmcl.models.tower import Tower
+    from mmcl.models.towers.tower import Tower
 
 
 def pool_tokens(tokens: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import DualEncoder
-from mmcl.models.references import resolve_path
+from mmcl.models.opening.references import resolve_path
 
 TAGS = ("mmcl", "contrastive-learning", "image-text-retrieval", "zero-shot")
 _CARD = """---
@@ -61,7 +61,7 @@ def open_model(
     Raises:
         ConfigError: there is no such model, or it cannot be reached or read.
     """
-    from mmcl.models.opening import open_dual_encoder
+    from mmcl.models.opening.opening import open_dual_encoder
 
     name = os.path.expanduser(resolve_path(str(reference)))
     chosen = {key: value for key, value in fetching.items() if value}

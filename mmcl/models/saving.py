@@ -23,12 +23,12 @@ from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder, build_head
 from mmcl.models.heads import LinearHead, head_description
-from mmcl.models.open_clip_tower import OpenClipTower, restore_open_clip_tower
-from mmcl.models.preprocessing import ImagePreprocessing
-from mmcl.models.text_preprocessing import TextPreprocessing
-from mmcl.models.timm_tower import TimmTower
-from mmcl.models.tower import Tower
-from mmcl.models.transformers_loading import (
+from mmcl.models.towers.open_clip_tower import OpenClipTower, restore_open_clip_tower
+from mmcl.models.towers.preprocessing import ImagePreprocessing
+from mmcl.models.towers.text_preprocessing import TextPreprocessing
+from mmcl.models.towers.timm_tower import TimmTower
+from mmcl.models.towers.tower import Tower
+from mmcl.models.towers.transformers_loading import (
     build_module,
     first_line,
     load_pretrained,
@@ -36,7 +36,7 @@ from mmcl.models.transformers_loading import (
     parse_json,
     quiet_transformers,
 )
-from mmcl.models.transformers_tower import TransformersTower
+from mmcl.models.towers.transformers_tower import TransformersTower
 
 log = get_logger(__name__)
 

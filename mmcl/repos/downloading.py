@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmcl.errors import ConfigError
+from mmcl.repos.file_kinds import NEVER_FETCHED, is_pickle_name
 from mmcl.repos.hub_errors import chain, one_sentence, quiet_client, with_retries
-from mmcl.repos.kinds import NEVER_FETCHED, is_pickle_name
 
 
 def fetch_file(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmcl.errors import ConfigError
 from mmcl.repos.contents import fault_of_content
-from mmcl.repos.kinds import is_junk, kind_of
+from mmcl.repos.file_kinds import is_junk, kind_of
 from mmcl.repos.secret_finding import SECRET_NAMES
 
 MANIFEST = "mmcl_push.json"

@@ -14,7 +14,7 @@ from mmcl.runtime.resampling import INTERPOLATIONS, resize
 
 @dataclass(frozen=True)
 class PixelPreprocessing:
-    """Resize, cut the middle out, normalise: what ``mmcl.models.preprocessing.ImagePreprocessing`` does with torch.
+    """Resize, cut the middle out, normalise: what ``mmcl.models.towers.preprocessing`` does with torch.
 
     Attributes:
         size: (height, width) of the graph's input.

@@ -16,7 +16,7 @@ import mmcl
 from mmcl.embedder import DualEncoderEmbedder, SentenceTransformersEmbedder
 from mmcl.errors import ConfigError
 from mmcl.models.saving import save_pretrained
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 sys.path.append(str(Path(__file__).parents[1] / "repos"))
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from mmcl.config import HeadSection, ModelSection, TowerSection
 from mmcl.losses.info_nce import info_nce
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
-from mmcl.models.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.opening.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 

@@ -31,7 +31,7 @@ from mmcl.hub.formats import onnx_quantising as quantising
 from mmcl.hub.formats import onnx_tokenizers as tokenizers
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.pooling import GridPooling
-from mmcl.models.text_preprocessing import OpenClipText
+from mmcl.models.towers.text_preprocessing import OpenClipText
 from mmcl.runtime.captions import CaptionTokenizer, TextSettings
 
 Exported = Callable[[str], SimpleNamespace]

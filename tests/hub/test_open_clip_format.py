@@ -19,12 +19,12 @@ from mmcl.config import HeadSection, ModelSection, TowerSection
 from mmcl.embedder.dual_encoder_embedder import DualEncoderEmbedder
 from mmcl.errors import ConfigError
 from mmcl.hub.formats import ExportOptions, Opened
-from mmcl.hub.formats.open_clip_format import FORMAT
-from mmcl.hub.formats.open_clip_half import bias_before
-from mmcl.hub.formats.open_clip_names import PLACEHOLDER, is_hub_id
-from mmcl.hub.formats.open_clip_text import is_clip_tokenizer
+from mmcl.hub.formats.as_open_clip.format import FORMAT
+from mmcl.hub.formats.as_open_clip.half import bias_before
+from mmcl.hub.formats.as_open_clip.hub_names import PLACEHOLDER, is_hub_id
+from mmcl.hub.formats.as_open_clip.text import is_clip_tokenizer
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
-from mmcl.models.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
+from mmcl.models.opening.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
 
 BOUND = FORMAT.tolerances[""]
 CAPTIONS = [*six_models.CAPTIONS, "A RED Circle", "a photo of the grey field " * 9, "circle"]

@@ -21,12 +21,12 @@ from mmcl.config import ModelSection, TowerSection
 from mmcl.embedder.dual_encoder_embedder import DualEncoderEmbedder
 from mmcl.errors import ConfigError
 from mmcl.hub.formats import ExportOptions
-from mmcl.hub.formats.open_clip_format import FORMAT
+from mmcl.hub.formats.as_open_clip.format import FORMAT
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.encoder import build_encoder, build_tower
-from mmcl.models.open_clip_folder import CONFIG, opened_alone, own_text_config
-from mmcl.models.opening import open_dual_encoder
+from mmcl.models.opening.opening import open_dual_encoder
 from mmcl.models.saving import from_pretrained, save_pretrained
+from mmcl.models.towers.open_clip_folder import CONFIG, opened_alone, own_text_config
 
 __all__ = ["hub"]
 

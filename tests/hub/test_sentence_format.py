@@ -19,13 +19,13 @@ from mmcl.config import HeadSection, ModelSection, TowerSection
 from mmcl.embedder import DualEncoderEmbedder, check_embedder
 from mmcl.errors import ConfigError
 from mmcl.hub.formats import ExportOptions, find_format
-from mmcl.hub.formats.sentence_format import FORMAT
-from mmcl.hub.formats.sentence_towers import timm_data_config
+from mmcl.hub.formats.as_sentence_transformers.format import FORMAT
+from mmcl.hub.formats.as_sentence_transformers.towers import timm_data_config
 from mmcl.models.dual_encoder import build_dual_encoder
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.opening.sentence_sources import dual_encoder_from_sentence_transformers
 from mmcl.models.saving import from_pretrained, save_pretrained
-from mmcl.models.sentence_sources import dual_encoder_from_sentence_transformers
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.towers.preprocessing import ImagePreprocessing
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 sys.path.append(str(Path(__file__).parents[1] / "repos"))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.hub.conversion.siglip_names import siglip_from_open_clip, siglip_to_open_clip
+from mmcl.hub.formats.weight_names.siglip_names import siglip_from_open_clip, siglip_to_open_clip
 
 _SIZES = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4}
 

@@ -22,16 +22,16 @@ from torchvision.transforms.v2.functional import to_pil_image
 from mmcl.config import HeadSection, ModelSection, TowerSection
 from mmcl.embedder import DualEncoderEmbedder, load
 from mmcl.errors import ConfigError
-from mmcl.hub.conversion.open_clip_tokens import special_tokens
 from mmcl.hub.formats import ExportOptions, find_format
+from mmcl.hub.formats.as_transformers.open_clip_tokens import special_tokens
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
-from mmcl.models.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
 from mmcl.models.encoder import Encoder
 from mmcl.models.heads import IdentityHead, LinearHead, MlpHead
-from mmcl.models.open_clip_tower import OpenClipTower
+from mmcl.models.opening.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
 from mmcl.models.saving import save_pretrained
-from mmcl.models.text_preprocessing import OpenClipText
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.towers.open_clip_tower import OpenClipTower
+from mmcl.models.towers.text_preprocessing import OpenClipText
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 FORMAT = find_format("transformers")
 # name -> the class that opens it, or what its obstacle says.
@@ -458,8 +458,8 @@ def test_a_siglip_tower_in_another_pair(trained: Any, tmp_path: Path) -> None:
 def test_pixels_are_those_of_mmcl(settings: dict[str, Any], exact: bool, tmp_path: Path) -> None:
     from transformers import AutoImageProcessor
 
-    from mmcl.hub.formats.transformers_format import _image_notes
-    from mmcl.models.preprocessing import ImagePreprocessing
+    from mmcl.hub.formats.as_transformers.format import _image_notes
+    from mmcl.models.towers.preprocessing import ImagePreprocessing
 
     own = ImagePreprocessing(mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28), **settings)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(own.image_processor_config()))

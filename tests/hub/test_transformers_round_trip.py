@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from mmcl.embedder import DualEncoderEmbedder, load
 from mmcl.hub.formats import ExportOptions, find_format
 from mmcl.models.dual_encoder import DualEncoder
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 sys.path.append(str(Path(__file__).parents[1] / "repos"))
 

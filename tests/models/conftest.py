@@ -10,7 +10,7 @@ import tiny_folders
 import torch
 from torch import Tensor
 
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,12 @@ from transformers import CLIPTextConfig
 
 from mmcl.config import ModelSection, TowerSection
 from mmcl.errors import ConfigError
-from mmcl.models.convolutional_stem import build_with_stem
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
 from mmcl.models.encoder import ENCODERS, build_tower
 from mmcl.models.saving import from_pretrained, save_pretrained
-from mmcl.models.tiny_tower import TINY_BERT, TINY_VIT, word_tokenizer
-from mmcl.models.tower import tower_parts
+from mmcl.models.towers.convolutional_stem import build_with_stem
+from mmcl.models.towers.tiny_tower import TINY_BERT, TINY_VIT, word_tokenizer
+from mmcl.models.towers.tower import tower_parts
 
 CAPTIONS = ["a red circle", "Two blue squares, and a DOG!"]
 

@@ -9,8 +9,8 @@ from tiny_folders import CAPTIONS
 from torch.nn.functional import normalize
 
 from mmcl.errors import ConfigError
-from mmcl.models.dual_sources import dual_encoder_from_transformers
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.opening.dual_sources import dual_encoder_from_transformers
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 _TEXT = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 _VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -10,7 +10,7 @@ from mmcl.models.dual_encoder import build_dual_encoder
 from mmcl.models.encoder import Encoder, build_tower
 from mmcl.models.freezing import apply_freezing, parameter_groups, unused_parameters
 from mmcl.models.heads import IdentityHead
-from mmcl.models.tower import tower_parts
+from mmcl.models.towers.tower import tower_parts
 
 # transformers' towers: name -> blocks
 TOWERS = {

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.models.preprocessing import ImagePreprocessing
-from mmcl.models.transformers_inputs import image_preprocessing
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.towers.preprocessing import ImagePreprocessing
+from mmcl.models.towers.transformers_inputs import image_preprocessing
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 # Differences are in pixel levels (of 255) before normalization. The same torchvision code runs: equal to rounding.
 SAME_CODE = 0.01
@@ -126,7 +126,7 @@ TIMM = {
 def test_timm_transforms(case):
     import timm
 
-    from mmcl.models.timm_tower import _preprocessing
+    from mmcl.models.towers.timm_tower import _preprocessing
 
     model = timm.create_model(case if case.startswith("test_") else "test_efficientnet", num_classes=0)
     model.pretrained_cfg.update(TIMM[case])
@@ -145,7 +145,7 @@ def test_timm_transforms(case):
 def test_timm_modes_that_mmcl_lacks_are_named():
     import timm
 
-    from mmcl.models.timm_tower import _preprocessing
+    from mmcl.models.towers.timm_tower import _preprocessing
 
     model = timm.create_model("test_efficientnet", num_classes=0)
     model.pretrained_cfg.update({"crop_mode": "border"})
@@ -158,7 +158,7 @@ def test_timm_modes_that_mmcl_lacks_are_named():
 def test_open_clip_transforms(mode, interpolation):
     import open_clip
 
-    from mmcl.models.open_clip_tower import _image_preprocessing
+    from mmcl.models.towers.open_clip_tower import _image_preprocessing
 
     config = {"size": 31, "resize_mode": mode, "interpolation": interpolation, "mean": (0.4,) * 3, "std": (0.3,) * 3}
     found = _image_preprocessing(config, "x")
@@ -173,7 +173,7 @@ def test_open_clip_transforms(mode, interpolation):
 
 
 def test_open_clip_modes_that_mmcl_lacks_are_named():
-    from mmcl.models.open_clip_tower import _image_preprocessing
+    from mmcl.models.towers.open_clip_tower import _image_preprocessing
 
     config = {"size": 31, "resize_mode": "longest", "interpolation": "bicubic", "mean": (0.4,) * 3, "std": (0.3,) * 3}
     with pytest.raises(ConfigError, match="'longest'"):

@@ -20,8 +20,8 @@ import mmcl
 from mmcl.config import TowerSection
 from mmcl.errors import ConfigError
 from mmcl.models.encoder import build_tower
-from mmcl.models.locating import locate
-from mmcl.models.opening import open_dual_encoder
+from mmcl.models.opening.locating import locate
+from mmcl.models.opening.opening import open_dual_encoder
 
 sys.path.append(str(Path(__file__).parents[1] / "repos"))
 

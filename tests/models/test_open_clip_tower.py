@@ -10,10 +10,10 @@ from torch.nn.functional import normalize
 
 from mmcl.config import TowerSection
 from mmcl.errors import ConfigError
-from mmcl.models.dual_sources import dual_encoder_from_open_clip
 from mmcl.models.encoder import build_tower
-from mmcl.models.open_clip_tower import build_open_clip_half, create_open_clip
-from mmcl.models.tower import tower_parts
+from mmcl.models.opening.dual_sources import dual_encoder_from_open_clip
+from mmcl.models.towers.open_clip_tower import build_open_clip_half, create_open_clip
+from mmcl.models.towers.tower import tower_parts
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,8 +17,8 @@ from mmcl.config import ModelSection, TowerSection
 from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import build_dual_encoder
 from mmcl.models.encoder import build_tower
-from mmcl.models.locating import locate
-from mmcl.models.opening import open_dual_encoder
+from mmcl.models.opening.locating import locate
+from mmcl.models.opening.opening import open_dual_encoder
 from mmcl.models.saving import save_pretrained
 
 sys.path.append(str(Path(__file__).parents[1] / "repos"))

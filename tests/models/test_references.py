@@ -7,7 +7,7 @@ from mmcl.config import TowerSection
 from mmcl.errors import ConfigError
 from mmcl.models.encoder import Encoder, build_tower
 from mmcl.models.heads import IdentityHead
-from mmcl.models.references import TowerReference, parse_tower, resolve_path
+from mmcl.models.opening.references import TowerReference, parse_tower, resolve_path
 
 
 @pytest.mark.parametrize(

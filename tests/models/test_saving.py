@@ -14,9 +14,9 @@ from tiny_folders import CAPTIONS
 from mmcl.config import HeadSection, ModelSection, TowerSection
 from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
-from mmcl.models.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
+from mmcl.models.opening.dual_sources import dual_encoder_from_open_clip, dual_encoder_from_transformers
 from mmcl.models.saving import from_pretrained, save_pretrained, transformers_obstacle
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,8 +10,11 @@ import tiny_folders
 import torch
 
 from mmcl.errors import ConfigError
-from mmcl.models.sentence_sources import dual_encoder_from_sentence_transformers, is_sentence_transformers_folder
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.opening.sentence_sources import (
+    dual_encoder_from_sentence_transformers,
+    is_sentence_transformers_folder,
+)
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 library = pytest.importorskip(
     "sentence_transformers", reason="needs sentence-transformers: pip install 'mmcl[sentence-transformers]'"

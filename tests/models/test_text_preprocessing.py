@@ -6,7 +6,7 @@ import torch
 from tiny_folders import CAPTIONS
 
 from mmcl.errors import ConfigError
-from mmcl.models.text_preprocessing import TextPreprocessing
+from mmcl.models.towers.text_preprocessing import TextPreprocessing
 
 
 def test_padded_to_the_longest_and_cut():

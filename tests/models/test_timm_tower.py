@@ -11,7 +11,7 @@ from mmcl.config import TowerSection
 from mmcl.errors import ConfigError
 from mmcl.models.encoder import Encoder, build_tower
 from mmcl.models.heads import IdentityHead
-from mmcl.models.tower import tower_parts
+from mmcl.models.towers.tower import tower_parts
 
 SWIN = {
     "img_size": 32,

@@ -13,7 +13,7 @@ from mmcl.config import TowerSection
 from mmcl.errors import ConfigError
 from mmcl.models.encoder import Encoder, build_tower
 from mmcl.models.heads import IdentityHead
-from mmcl.models.transformers_loading import quiet_transformers
+from mmcl.models.towers.transformers_loading import quiet_transformers
 
 TOKEN_POOLINGS = {"cls", "mean", "max", "attention"}
 # name -> (has a pooler, default pooling)

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save
 
 from mmcl.errors import ConfigError
-from mmcl.repos.kinds import kind_of
+from mmcl.repos.file_kinds import kind_of
 from mmcl.repos.planning import UploadPlan, plan_upload
 from mmcl.repos.secret_finding import find_secrets, redact
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from mmcl.errors import ConfigError
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.towers.preprocessing import ImagePreprocessing
 from mmcl.runtime.pixels import PixelPreprocessing
 from mmcl.runtime.resampling import resize
 

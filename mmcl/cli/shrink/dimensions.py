@@ -132,7 +132,7 @@ def _table(curve: dict[int, dict[str, Any]], title: str) -> Table:
 
 def _write(model: str, size: int, out: Path) -> None:
     from mmcl.hub.shrinking.truncation import truncate
-    from mmcl.models.opening import open_dual_encoder
+    from mmcl.models.opening.opening import open_dual_encoder
     from mmcl.models.saving import save_pretrained
 
     save_pretrained(truncate(open_dual_encoder(model), size), out)

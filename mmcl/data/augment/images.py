@@ -60,7 +60,7 @@ class ImageAugmentation:
 
     Example:
         >>> from mmcl.config import AugmentSection
-        >>> from mmcl.models.preprocessing import ImagePreprocessing
+        >>> from mmcl.models.towers.preprocessing import ImagePreprocessing
         >>> augment = ImageAugmentation(AugmentSection(preset="simclr"), ImagePreprocessing((32, 32)))
         >>> augment(torch.zeros(3, 40, 50, dtype=torch.uint8), seed=7).shape
         torch.Size([3, 32, 32])

@@ -26,7 +26,7 @@ class ImageViews:
 
     Example:
         >>> import torch
-        >>> from mmcl.models.preprocessing import ImagePreprocessing
+        >>> from mmcl.models.towers.preprocessing import ImagePreprocessing
         >>> views = ImageViews(AugmentSection(preset="dino"), ImagePreprocessing((64, 64)))
         >>> [view.shape[-1] for view in views(torch.zeros(3, 80, 90, dtype=torch.uint8), seed=7)]
         [64, 64, 32, 32, 32, 32, 32, 32, 32, 32]

@@ -46,7 +46,7 @@ class BatchLoader:
     Example:
         >>> from mmcl.config import CaptionsSection
         >>> from mmcl.data import BatchLoader, BatchReader, ImagePixels, load
-        >>> from mmcl.models.preprocessing import ImagePreprocessing
+        >>> from mmcl.models.towers.preprocessing import ImagePreprocessing
         >>> from mmcl.negatives.samplers import RandomBatches
         >>> data = load("shapes?train=10&test=4:train")
         >>> pixels = ImagePixels(data, ImagePreprocessing((32, 32)))

@@ -66,7 +66,7 @@ def write_card(
             be judged.
     """
     from mmcl.embedder import CachedEmbedder, DualEncoderEmbedder
-    from mmcl.models.opening import open_dual_encoder
+    from mmcl.models.opening.opening import open_dual_encoder
 
     known = read_source(source)
     try:

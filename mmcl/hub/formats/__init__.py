@@ -10,10 +10,10 @@ from mmcl.hub.formats.format import ExportOptions, Format, Opened
 
 # Name -> the module whose FORMAT it is; imported when asked for, as each brings a library of its own.
 FORMATS: dict[str, str] = {
-    "transformers": "mmcl.hub.formats.transformers_format",
-    "open_clip": "mmcl.hub.formats.open_clip_format",
-    "sentence-transformers": "mmcl.hub.formats.sentence_format",
-    "onnx": "mmcl.hub.formats.onnx_format",
+    "transformers": "mmcl.hub.formats.as_transformers.format",
+    "open_clip": "mmcl.hub.formats.as_open_clip.format",
+    "sentence-transformers": "mmcl.hub.formats.as_sentence_transformers.format",
+    "onnx": "mmcl.hub.formats.as_onnx.format",
 }
 
 __all__ = ["FORMATS", "ExportOptions", "Format", "Opened", "find_format"]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmcl.errors import ConfigError
-from mmcl.models.transformers_loading import parse_json
+from mmcl.models.towers.transformers_loading import parse_json
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 

@@ -15,7 +15,7 @@ from mmcl.errors import ConfigError, require
 from mmcl.hub.merging.adapter_folder import check_fit, read_adapter_config, read_adapter_weights
 from mmcl.hub.merging.state_averages import StateAverage, with_state
 from mmcl.models.dual_encoder import DualEncoder
-from mmcl.models.transformers_loading import first_line
+from mmcl.models.towers.transformers_loading import first_line
 
 
 def merge_lora(

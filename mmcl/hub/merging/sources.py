@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmcl.errors import ConfigError
 from mmcl.models.dual_encoder import DualEncoder
-from mmcl.models.opening import open_dual_encoder
+from mmcl.models.opening.opening import open_dual_encoder
 from mmcl.training.checkpoint import WEIGHTS
 
 _PREFIX = "model."  # of the dual encoder among an objective's weights

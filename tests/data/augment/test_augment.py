@@ -16,9 +16,9 @@ from mmcl.data.batches.collate import BatchReader, ImagePixels
 from mmcl.data.batches.reader_processes import ReaderProcesses
 from mmcl.data.mining.hard_negatives import HardNegativeChoice
 from mmcl.data.shapes import load_shapes
-from mmcl.models.preprocessing import ImagePreprocessing
-from mmcl.models.text_preprocessing import TextPreprocessing
-from mmcl.models.tiny_tower import word_tokenizer
+from mmcl.models.towers.preprocessing import ImagePreprocessing
+from mmcl.models.towers.text_preprocessing import TextPreprocessing
+from mmcl.models.towers.tiny_tower import word_tokenizer
 from mmcl.training.loading import number_of_workers
 
 PREPROCESSING = ImagePreprocessing((24, 24))

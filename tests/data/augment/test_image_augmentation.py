@@ -15,7 +15,7 @@ from mmcl.data.augment.blur import SeparableBlur
 from mmcl.data.augment.images import ImageAugmentation, LargestCrop
 from mmcl.data.augment.seeds import PIXELS, row_seed, seeded, view_seed
 from mmcl.errors import ConfigError, ShapeError
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.towers.preprocessing import ImagePreprocessing
 
 PREPROCESSING = ImagePreprocessing((24, 24))
 BICUBIC = v2.InterpolationMode.BICUBIC

@@ -9,7 +9,7 @@ from mmcl.config import AugmentSection
 from mmcl.data.augment.images import ImageAugmentation
 from mmcl.data.augment.multi_crop import ImageViews, local_size
 from mmcl.data.augment.seeds import view_seed
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.towers.preprocessing import ImagePreprocessing
 
 PREPROCESSING = ImagePreprocessing((48, 48))
 

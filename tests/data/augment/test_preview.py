@@ -16,7 +16,7 @@ from mmcl.data.augment.seeds import row_seeds
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.shapes import load_shapes
 from mmcl.errors import ConfigError, DataError
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.towers.preprocessing import ImagePreprocessing
 from mmcl.pages.page import thumbnail
 
 DATA = load_shapes("train", size=12, image_size=32)

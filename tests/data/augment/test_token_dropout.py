@@ -11,8 +11,8 @@ import torch
 from mmcl.data.augment.seeds import TOKENS, row_seed, row_seeds
 from mmcl.data.augment.tokens import TokenDropout
 from mmcl.errors import ConfigError
-from mmcl.models.text_preprocessing import OpenClipText, TextPreprocessing
-from mmcl.models.tiny_tower import word_tokenizer
+from mmcl.models.towers.text_preprocessing import OpenClipText, TextPreprocessing
+from mmcl.models.towers.tiny_tower import word_tokenizer
 
 TEXTS = ["red dog", "a big blue cat sits on a mat", "x"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmcl.data.batches.cached_tokens import CachedTokens, cache_tokens
-from mmcl.models.text_preprocessing import OpenClipText, TextPreprocessing
+from mmcl.models.towers.text_preprocessing import OpenClipText, TextPreprocessing
 
 CAPTIONS = [
     "a red apple",

@@ -25,7 +25,7 @@ from mmcl.config import CaptionsSection
 from mmcl.data import BatchLoader, BatchReader, ImagePixels, ImageTextDataset, load
 from mmcl.data.batches.reader_processes import ReaderProcesses, deaths_explained
 from mmcl.errors import ConfigError, DataError
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.towers.preprocessing import ImagePreprocessing
 from mmcl.negatives.samplers import RandomBatches
 
 WORLD, WORKERS = 2, 2

@@ -18,7 +18,7 @@ from stored_items import encode, write_json_lines
 from mmcl.config import CaptionsSection
 from mmcl.data import BatchReader, ImagePixels, decode_image, load
 from mmcl.errors import DataError
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.towers.preprocessing import ImagePreprocessing
 
 COLOURS = np.array([[[255, 0, 0], [0, 128, 0], [0, 0, 255]]], np.uint8)
 

@@ -21,7 +21,7 @@ from mmcl.data.images.decoding import decode_image, decode_reduced, largest_redu
 from mmcl.data.images.files import FileImages
 from mmcl.data.images.jpeg import decode_jpeg, read_jpeg_header
 from mmcl.errors import DataError
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.towers.preprocessing import ImagePreprocessing
 
 
 @pytest.fixture(scope="module")

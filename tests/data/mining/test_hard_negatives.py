@@ -18,7 +18,7 @@ from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.mining.hard_negatives import HardNegativeChoice, Lists, true_groups
 from mmcl.data.shapes import ArrayImages, load_shapes
 from mmcl.errors import ConfigError, DataError
-from mmcl.models.preprocessing import ImagePreprocessing
+from mmcl.models.towers.preprocessing import ImagePreprocessing
 
 TEXTS = [["a", "b"], ["c"], ["a"], ["d", "e"], ["b", "f"]]
 GROUPS = ["x", "y", "z", "x", "y"]

@@ -1,1 +1,0 @@
-"""The weights of one library's model under another library's names."""

@@ -1,0 +1,1 @@
+"""The `onnx` format: two graphs, int8 ones beside them."""

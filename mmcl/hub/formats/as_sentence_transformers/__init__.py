@@ -1,0 +1,1 @@
+"""The `sentence-transformers` format: one module, or a router of two routes."""

@@ -1,0 +1,1 @@
+"""One library's weights under another's names."""
