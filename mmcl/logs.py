@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def is_main_process() -> bool:
@@ -22,3 +24,17 @@ def get_logger(name: str) -> logging.Logger:
     if not any(isinstance(f, _MainProcessFilter) for f in logger.filters):
         logger.addFilter(_MainProcessFilter())
     return logger
+
+
+@contextmanager
+def quiet_root_logger() -> Iterator[None]:
+    """For libraries that log on the root logger, and so would install a handler on it; within this they do neither."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)

@@ -8,7 +8,6 @@ folder holds that config itself; and timm builds an image tower from the config 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -99,17 +98,3 @@ def opened_alone(folder: str | Path) -> Iterator[Path]:
             vision["timm_model_name"] = f"local-dir:{copy / 'image_tower'}"
         (copy / CONFIG).write_text(json.dumps(config), encoding="utf-8")
         yield copy
-
-
-@contextmanager
-def own_logging() -> Iterator[None]:
-    """open_clip logs on the root logger, and so would install a handler on it; within this it does neither."""
-    root, handler = logging.getLogger(), logging.NullHandler()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from mmcl.errors import ConfigError
+from mmcl.logs import quiet_root_logger
 from mmcl.models.towers.open_clip_folder import (
     CONFIG,
     OWN_KEY,
     names_repository,
     opened_alone,
-    own_logging,
     own_timm_config,
 )
 from mmcl.models.towers.preprocessing import ImagePreprocessing
@@ -110,7 +110,7 @@ def read_open_clip_config(name: str) -> dict[str, Any]:
         if not isinstance(config, dict) or "embed_dim" not in config:
             raise ConfigError(f"{path} has no model_cfg with an embed_dim")
         return config
-    with own_logging():
+    with quiet_root_logger():
         config = open_clip.get_model_config(name)
     if config is None:
         near = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.5)
@@ -137,7 +137,7 @@ def create_open_clip(
 
     read_open_clip_config(name)
     try:
-        with own_logging(), _source(name) as source:
+        with quiet_root_logger(), _source(name) as source:
             return open_clip.create_model(
                 source,
                 pretrained=checkpoint,
@@ -209,7 +209,7 @@ def _text_preprocessing(text: Any, name: str, config: dict[str, Any], max_length
 
     longest = config["text_cfg"].get("context_length", 77)
     try:
-        with own_logging():
+        with quiet_root_logger():
             tokenizer = open_clip.get_tokenizer(_reference(name))
     except (OSError, ValueError) as error:
         raise ConfigError(f"open_clip:{name}: its tokenizer cannot be had ({first_line(error)})") from error

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmcl.errors import ConfigError, require
+from mmcl.logs import quiet_root_logger
 
 _LARGE = 2 * 2**30  # a graph of more bytes keeps its weights beside it
 _PRODUCTS = ("MatMul", "Gemm")
@@ -86,7 +85,7 @@ def _write(source: Path, target: Path, in_float: tuple[str, ...]) -> None:
     quantization: Any = require("onnxruntime.quantization", extra="onnx")
     beside = source.with_name(f"{source.name}.data")
     size = source.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
-    with _quiet():
+    with quiet_root_logger():
         try:
             quantization.quantize_dynamic(
                 str(source), str(target), op_types_to_quantize=[*_PRODUCTS, "Gather"], per_channel=True,
@@ -98,17 +97,3 @@ def _write(source: Path, target: Path, in_float: tuple[str, ...]) -> None:
             raise ConfigError(
                 f"{source.name} cannot be quantised to int8 by onnxruntime ({said}); export without int8 (--no-int8)"
             ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """onnxruntime's quantiser warns on the root logger; within this it does not, and installs no handler there."""
-    root, handler = logging.getLogger(), logging.NullHandler()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)

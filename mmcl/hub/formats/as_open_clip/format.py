@@ -22,9 +22,10 @@ from mmcl.hub.formats.as_open_clip.half import Half, ObstacleError
 from mmcl.hub.formats.as_open_clip.hub_names import PLACEHOLDER, name_sources
 from mmcl.hub.formats.as_open_clip.opened import OpenClipModel
 from mmcl.hub.formats.format import ExportOptions, Format, Opened
+from mmcl.logs import quiet_root_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder
-from mmcl.models.towers.open_clip_folder import CONFIG, HUB, OWN_KEY, opened_alone, own_logging
+from mmcl.models.towers.open_clip_folder import CONFIG, HUB, OWN_KEY, opened_alone
 from mmcl.models.towers.preprocessing import ImagePreprocessing
 from mmcl.models.towers.transformers_loading import first_line, parse_json, quiet_transformers
 
@@ -112,7 +113,12 @@ def _check(prepared: _Prepared) -> None:
     with tempfile.TemporaryDirectory(prefix="mmcl_open_clip_") as folder:
         names = {"hf_model_name": PLACEHOLDER} if prepared.text.tower_config is not None else {}
         _write_configs(Path(folder), prepared, names, of_repository=PLACEHOLDER)
-        with opened_alone(folder) as alone, own_logging(), quiet_transformers(), torch.random.fork_rng(devices=[]):
+        with (
+            opened_alone(folder) as alone,
+            quiet_root_logger(),
+            quiet_transformers(),
+            torch.random.fork_rng(devices=[]),
+        ):
             config = parse_json(alone / CONFIG)["model_cfg"]
             del config["custom_text"]
             try:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmcl.errors import ConfigError
-from mmcl.models.towers.open_clip_folder import opened_alone, own_logging
+from mmcl.logs import quiet_root_logger
+from mmcl.models.towers.open_clip_folder import opened_alone
 from mmcl.models.towers.transformers_loading import first_line, quiet_transformers
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ class OpenClipModel:
     def __init__(self, folder: Path) -> None:
         import open_clip
 
-        with own_logging(), quiet_transformers(), torch.random.fork_rng(devices=[]), opened_alone(folder) as alone:
+        with (
+            quiet_root_logger(),
+            quiet_transformers(),
+            torch.random.fork_rng(devices=[]),
+            opened_alone(folder) as alone,
+        ):
             try:
                 made = open_clip.create_model_and_transforms(f"local-dir:{alone}")
                 self.tokenizer = open_clip.get_tokenizer(f"local-dir:{alone}")
