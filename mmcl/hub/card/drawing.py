@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from mmcl.hub.card.gallery import Answer
 
 MAX_BYTES = 300_000
 _WIDTH, _MARGIN, _GAP = 960, 24, 12
@@ -19,6 +19,25 @@ _HALF = (_WIDTH - 2 * _MARGIN) // 2  # two image queries stand side by side
 _PAPER, _INK, _GREY = (255, 255, 255), (32, 32, 32), (112, 112, 112)
 _RIGHT, _WRONG = (24, 128, 56), (196, 40, 28)
 _QUALITIES = (88, 75, 60, 45, 30)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and what it found.
+
+    Attributes:
+        caption: the query, or the first caption of the image that is.
+        image: row of the query, where it is an image.
+        found: rows of images, or captions, best first.
+        scores: cosines.
+        right: which of them belong to the query.
+    """
+
+    caption: str
+    image: int | None
+    found: list[int] | list[str]
+    scores: list[float]
+    right: list[bool]
 
 
 def draw_gallery(

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmcl.evaluation.retrieval.galleries import Galleries, embed_galleries
 from mmcl.evaluation.retrieval.ranking import score_all
 from mmcl.evaluation.zero_shot.raw_pixels import sample_rows
+from mmcl.hub.card.drawing import Answer, draw_gallery, write_webp
 from mmcl.hub.card.markdown import join
 from mmcl.hub.card.public_names import public_text
 from mmcl.hub.card.snippets import Example
@@ -27,25 +28,6 @@ GALLERY, EXAMPLE = "gallery.webp", "example.webp"
 MAX_ROWS = 1_000  # that are ranked; more are drawn by lot
 CAPTION_QUERIES, IMAGE_QUERIES = 4, 6
 FOUND_IMAGES, FOUND_CAPTIONS = 5, 3
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A query and what it found.
-
-    Attributes:
-        caption: the query, or the first caption of the image that is.
-        image: row of the query, where it is an image.
-        found: rows of images, or captions, best first.
-        scores: cosines.
-        right: which of them belong to the query.
-    """
-
-    caption: str
-    image: int | None
-    found: list[int] | list[str]
-    scores: list[float]
-    right: list[bool]
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,6 @@ def make_gallery(
     Raises:
         DataError: no image can be read, or the rows have no pixels (vectors).
     """
-    from mmcl.hub.card.drawing import draw_gallery, write_webp
 
     part = dataset.select(sample_rows(len(dataset), MAX_ROWS))
     galleries = embed_galleries(embedder, part, batch_size=64)
@@ -156,7 +137,6 @@ def _example(
     galleries: Galleries, dataset: ImageTextDataset, by_image: Sequence[Answer], assets: Path, where: str
 ) -> Example:
     """A picture of the split with its own caption and two others, none of them picked by how well the model does."""
-    from mmcl.hub.card.drawing import write_webp
 
     if not by_image:
         return Example()
