@@ -15,9 +15,9 @@ from mmcl.evaluation.retrieval.galleries import Galleries
 from mmcl.hub.card.baselines import OWN, PIXELS, Comparison
 from mmcl.hub.card.checks import check_words
 from mmcl.hub.card.data_cards import find_data_card
-from mmcl.hub.card.drawing import draw_gallery, write_webp
+from mmcl.hub.card.drawing import Answer, draw_gallery, write_webp
 from mmcl.hub.card.front_matter import base_model_ids, dataset_ids
-from mmcl.hub.card.gallery import Answer, caption_answers, image_answers
+from mmcl.hub.card.gallery import caption_answers, image_answers
 from mmcl.hub.card.limits import limits_section
 from mmcl.hub.card.markdown import count, duration, percent, table
 from mmcl.hub.card.model_index import eval_results, evaluation_from_results
