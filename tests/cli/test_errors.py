@@ -177,7 +177,8 @@ def test_a_model_id_that_cannot_be_reached(run_mmcl, tmp_path: Path) -> None:
     assert done.returncode == 2
     line = one_line(done.stderr)
     assert "'some-owner/some-model'" in line
-    assert "network" in line
+    assert "HF_HUB_OFFLINE" in line
+    assert "hf download some-owner/some-model" in line
 
 
 def test_a_tower_id_that_cannot_be_reached(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

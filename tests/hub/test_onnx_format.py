@@ -26,9 +26,8 @@ from mmcl.embedder import CachedEmbedder, DualEncoderEmbedder, check_embedder
 from mmcl.embedder.cached import fingerprint
 from mmcl.errors import ConfigError
 from mmcl.hub.formats import ExportOptions, find_format
-from mmcl.hub.formats import onnx_graphs as graphs
-from mmcl.hub.formats import onnx_quantising as quantising
-from mmcl.hub.formats import onnx_tokenizers as tokenizers
+from mmcl.hub.formats.as_onnx import graphs, quantising
+from mmcl.hub.formats.as_onnx import tokenizer_files as tokenizers
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.pooling import GridPooling
 from mmcl.models.towers.text_preprocessing import OpenClipText

@@ -494,6 +494,10 @@ def test_beside_an_mmcl_model(trained: Any, tmp_path: Path) -> None:
     save_pretrained(short, tmp_path / "short")
     assert "cut at 4 tokens" in FORMAT.write(short, tmp_path / "short", both)[1]
     wanted = DualEncoderEmbedder(short, device="cpu").encode_text(CAPTIONS)
+    for options in (both, ExportOptions()):  # the tokenizer's own files say it too
+        torch.testing.assert_close(FORMAT.open(tmp_path / "short", options)[""].embed_texts(CAPTIONS), wanted)
+    # As models saved by other means have it: then the note alone says it.
+    tiny_folders.edit_json(tmp_path / "short" / "tokenizer_config.json", model_max_length=32)
     torch.testing.assert_close(FORMAT.open(tmp_path / "short", both)[""].embed_texts(CAPTIONS), wanted)
     assert not torch.allclose(FORMAT.open(tmp_path / "short", ExportOptions())[""].embed_texts(CAPTIONS), wanted)
     save_pretrained(trained("siglip"), tmp_path / "siglip")
