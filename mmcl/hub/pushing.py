@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mmcl.errors import ConfigError
+from mmcl.hub.formats import find_format
 from mmcl.hub.staging import StageOptions, check_source, stage
 from mmcl.repos.planning import UploadPlan, plan_upload
+from mmcl.repos.repository_state import check_login
 from mmcl.repos.uploading import Pushed, upload
 
 Progress = Callable[[str, int, int], None]
@@ -94,6 +96,10 @@ def push(
     chosen = replace(options or StageOptions(), repo_id=repo_id, formats=tuple(formats))
     _check_id(repo_id)
     check_source(Path(source).expanduser(), chosen)
+    for name in formats:
+        find_format(name)
+    if not dry_run:
+        check_login(repo_id, token)
     temporary = Path(tempfile.mkdtemp(prefix="mmcl-push-"))
     try:
         staged = stage(source, temporary, options=chosen, progress=progress)

@@ -95,7 +95,7 @@ def export_vectors(
         torch.Size([1, 256])
     """
     out = Path(out).expanduser()
-    _check_out(out, dtype)
+    check_vectors_file(out, dtype)
     need_both_modalities(embedder, "a file of vectors")
     embedded = _embed(embedder, dataset, batch_size, progress or (lambda what, done, total: None))
     arrays, meanings = _arrays(embedded, dataset, dtype, as_text=out.suffix == ".npz")
@@ -123,7 +123,12 @@ def export_vectors(
     }
 
 
-def _check_out(out: Path, dtype: str) -> None:
+def check_vectors_file(out: Path, dtype: str) -> None:
+    """Refuse a file of vectors that could not be written, before any work is done; makes its folder.
+
+    Raises:
+        ConfigError: another ending or dtype, a file that is there already, or a folder that cannot be written.
+    """
     if out.suffix not in (".npz", ".safetensors"):
         raise ConfigError(f"{out}: vectors are written as .npz or .safetensors; give the file one of these endings")
     if dtype not in _TOLERANCES:

@@ -12,6 +12,24 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 
+def check_login(repo_id: str, token: str | bool | None) -> None:
+    """Ask the Hub who a token belongs to: what is wrong with it is told before work is done for nothing.
+
+    Args:
+        repo_id: what is to be pushed to, for the message.
+        token: as for ``upload``.
+
+    Raises:
+        ConfigError: there is none, it is not valid, or the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    def ask() -> None:
+        HfApi(token=token, library_name="mmcl").whoami()
+
+    with_retries(ask, repo_id, "push to")
+
+
 def newest(api: HfApi, repo_id: str, revision: str) -> tuple[str, dict[str, RepoFile]]:
     """The newest commit of a branch or pull request, and its files by path. Raises what the Hub's client raises."""
     commit = api.model_info(repo_id, revision=revision).sha

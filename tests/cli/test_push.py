@@ -86,7 +86,7 @@ def test_refusals(hub: ModelHub, carded: Path, invoke: Callable) -> None:
     assert "notes.md: a Hugging Face token in line 1" in wet.err
     assert "rows.csv" not in wet.err
     assert secret not in dry.out + dry.err + wet.out + wet.err
-    assert hub.requests == []
+    assert [(method, path) for method, path, _ in hub.requests] == [("GET", "/api/whoami-v2")]  # nothing was sent
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,15 @@ def test_a_dry_run_asks_nothing(hub: ModelHub, run: Path) -> None:
     assert json.loads(json.dumps(report.to_dict()))["pushed"] is None
 
 
+def test_a_token_that_is_not_valid_is_told_before_anything_is_made(
+    hub: ModelHub, trained: Callable[[str], DualEncoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "made", trained("bert_vit"))
+    monkeypatch.setattr("mmcl.hub.pushing.stage", lambda *arguments, **options: pytest.fail("work done for nothing"))
+    with pytest.raises(ConfigError, match="it is not known who you are"):
+        push(run, "owner/model", token="hf_" + "x" * 34)
+
+
 def test_what_is_refused_stops_everything(hub: ModelHub, trained: Callable[[str], DualEncoder], tmp_path: Path) -> None:
     run = make_run(tmp_path / "made", trained("bert_vit"))
     secret = "hf_" + "q" * 34
@@ -184,7 +193,7 @@ def test_what_is_refused_stops_everything(hub: ModelHub, trained: Callable[[str]
     assert "weights.bin: a pickle" in told
     assert "photo.jpg: a picture outside assets/" in told
     assert secret not in told
-    assert hub.requests == []
+    assert [(method, path) for method, path, _ in hub.requests] == [("GET", "/api/whoami-v2")]  # nothing was sent
     dry = push(run, "owner/model", dry_run=True)
     assert dry.refused.keys() == {"README.md", "weights.bin", "photo.jpg"}
     assert secret not in str(dry.to_dict())

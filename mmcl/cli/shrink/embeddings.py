@@ -64,6 +64,10 @@ def embeddings(
         raise ConfigError("--kind and -o FILE go together: the coding, and where the embeddings are written")
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind {kind}: want one of {', '.join(KINDS)}")
+    if kind is not None and out is not None:
+        from mmcl.hub.vectors_export import check_vectors_file
+
+        check_vectors_file(out, kind)
     embedder, dataset = open_both(model, data, device=device, columns=columns, images=images, cache=cache)
     from mmcl.evaluation.retrieval.galleries import embed_galleries
     from mmcl.hub.shrinking.coded_retrieval import SCHEMES, coded_recalls
