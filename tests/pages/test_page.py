@@ -103,6 +103,14 @@ def test_lines_are_drawn_through_their_points() -> None:
     assert draw_lines({}, x_label="x", y_label="y", bars=([], []))  # no point at all is an empty drawing
 
 
+def test_the_same_drawing_is_the_same_text() -> None:
+    def drawn(height: float) -> str:
+        return draw_lines({"a": ([0, 1], [0, height]), "b": ([0, 1], [1, 0])}, x_label="x", y_label="y", diagonal=True)
+
+    assert drawn(1.0) == drawn(1.0)
+    assert drawn(1.0) != drawn(0.5)
+
+
 def test_a_grid_shows_pictures_over_their_texts() -> None:
     image = torch.zeros(3, 20, 20, dtype=torch.uint8)
     page = Page("t")
