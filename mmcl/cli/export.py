@@ -89,14 +89,28 @@ def export(
 
 
 def _fitting(model: DualEncoder, console: Console) -> list[str]:
-    """The formats that can hold the model; the others are said, with their reasons."""
-    from mmcl.hub.exporting import obstacles
+    """The formats that can hold the model, and whose library is there; the others are said, with their reasons.
 
-    found = obstacles(model)
-    for name, why in found.items():
+    Raises:
+        ConfigError: there is none.
+    """
+    from mmcl.errors import ConfigError, MissingDependencyError
+    from mmcl.hub.exporting import obstacles, require_library
+    from mmcl.hub.formats import find_format
+
+    fitting = []
+    for name, why in obstacles(model).items():
+        try:
+            if why is None:
+                require_library(find_format(name))
+                fitting.append(name)
+        except MissingDependencyError as error:
+            why = str(error)
         if why is not None:
             console.print(f"{name}: left out, because {why}", markup=False, soft_wrap=True)
-    return [name for name, why in found.items() if why is None]
+    if not fitting:
+        raise ConfigError("--format all: nothing is left to write; the reasons stand above")
+    return fitting
 
 
 def _export(

@@ -104,8 +104,7 @@ def export(
     if samples < 1:
         raise ConfigError(f"samples is {samples}; want at least 1")
     kind, options, out = find_format(format), options or ExportOptions(), Path(out)
-    if kind.extra is not None:
-        require(_LIBRARIES[kind.extra], extra=kind.extra)
+    require_library(kind)
     check_out(out, combined=options.combined)
     tell = progress or (lambda what, done, total: None)
     tell("reading the model", 0, 4)
@@ -132,6 +131,16 @@ def export(
         raise
     tell("done", 4, 4)
     return replace(report, folder=out, reference=kind.reference(out))
+
+
+def require_library(kind: Format) -> None:
+    """Refuse a format whose library is not installed.
+
+    Raises:
+        MissingDependencyError: names the extra that brings it.
+    """
+    if kind.extra is not None:
+        require(_LIBRARIES[kind.extra], extra=kind.extra)
 
 
 def check_out(out: Path, *, combined: bool = False) -> None:

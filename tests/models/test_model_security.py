@@ -327,7 +327,7 @@ def test_labels_that_name_other_places_are_ignored(copy, images):
     path = copy("clip")
     plain = open_dual_encoder(path)
     edit_json(path / "config.json", _name_or_path="/home/somebody/clip")
-    edit_json(path / "tokenizer_config.json", name_or_path="../other", tokenizer_file="/elsewhere/x.json", vocab_file="/x")
+    edit_json(path / "tokenizer_config.json", name_or_path="../other", tokenizer_file="/else/x.json", vocab_file="/x")
     pixels = plain.text.tower.preprocessing(["a red circle"])
     with torch.no_grad():
         assert torch.equal(open_dual_encoder(path).encode_text(**pixels), plain.encode_text(**pixels))
