@@ -39,6 +39,8 @@ app.add_typer(shrink_app, name="shrink")
 app.add_typer(merge_app, name="merge")
 app.add_typer(recipes_app, name="recipes")
 
+_INTERRUPTED = 130  # what shells report of a program that Ctrl-C ended
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -81,10 +83,13 @@ def run_guarded(command: Callable[[], Any]) -> int:
     try:
         command()
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(bool(end.code))
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        if code == _INTERRUPTED:  # typer makes this of a Ctrl-C, without a word
+            sys.stderr.write("interrupted\n")
+        return code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        return 130
+        return _INTERRUPTED
     except Exception as error:
         from mmcl.errors import ConfigError, MissingDependencyError, MmclError
 

@@ -59,6 +59,16 @@ def test_ctrl_c_is_no_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_ctrl_c_within_a_command_is_said(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmcl.data.load", interrupt)
+    done = invoke("eval", "retrieval", "runs/x", "shapes")
+    assert (done.code, done.err) == (130, "interrupted\n")
+    assert "interrupted" not in invoke("--version").err
+
+
 def test_success_is_0() -> None:
     assert run_guarded(lambda: None) == 0
 
