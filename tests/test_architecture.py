@@ -16,10 +16,14 @@ PACKAGE = ROOT / "mmcl"
 
 # Each part of the package, and the parts it may import besides itself. Lower parts know nothing of higher ones.
 BASE = {"errors", "config", "batch", "logs", "memory"}
+# What is made of a recipe, and what that is made with.
+BUILT = BASE | {"build", "builders", "auto_recipe", "data", "doctor", "embedder", "evaluation", "models", "objectives"}
+BUILT |= {"pages", "training"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),  # data only, torch at most
     "losses": BASE,  # tensors in, tensors out: never models, data or distributed state
     "negatives": BASE,
+    "noise": BASE,  # which pairs are to be trusted
     "repos": BASE,  # files to the Hub and back
     "runtime": {"errors"},  # models without torch
     "models": BASE | {"losses", "negatives", "repos"},
@@ -27,15 +31,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BASE | {"losses", "negatives", "pages"},
     "embedder": BASE | {"models", "data", "repos", "runtime"},
     "evaluation": BASE | {"embedder", "data", "pages"},  # sees embedders and arrays only
-    "objectives": BASE | {"models", "losses", "negatives"},
+    "doctor": BASE | {"models", "data", "embedder", "evaluation", "pages"},  # what is wrong with a training
+    "auto_recipe": BASE | {"data", "models"},
+    "objectives": BASE | {"models", "losses", "negatives", "noise"},
     "training": BASE
-    | {"models", "data"},  # is handed objective and evaluators; the trainer itself knows no data either
+    | {"models", "data", "doctor"},  # is handed objective and evaluators; the trainer itself knows no data either
     "hub": BASE
     | {"repos", "runtime", "models", "data", "embedder", "evaluation", "training", "pages"},  # ships what was trained
     "builders": BASE
-    | {"losses", "negatives", "models", "data", "embedder", "evaluation", "objectives", "training"},  # names to objects
+    | {"losses", "negatives", "noise", "models", "data", "embedder", "evaluation", "objectives", "training"}
+    | {"auto_recipe", "doctor", "hub"},  # names to objects
     "build": {"builders"},
-    "cli": BASE | {"build", "builders", "data", "embedder", "evaluation", "hub", "models", "pages", "repos"},
+    "plan": BUILT,  # what a training will cost
+    "tuning": BUILT,  # which settings are best
+    "cli": BUILT | {"hub", "plan", "repos", "tuning"},
     "__main__": {"cli"},
     "__init__": set(),  # imports lazily, by name
 }
@@ -96,7 +105,7 @@ def test_imports_point_downwards(path: Path) -> None:
 
 def test_the_trainer_is_handed_its_data() -> None:
     used = {part_of(module) for module, _ in imports(parse(PACKAGE / "training" / "trainer.py"))}
-    assert used - {None} <= BASE | {"training", "models"}
+    assert used - {None} <= BASE | {"training", "models", "doctor"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""A recipe chosen by the data and the machine."""

@@ -1,0 +1,1 @@
+"""Which pairs of noisy data are to be trusted."""

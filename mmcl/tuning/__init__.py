@@ -1,0 +1,1 @@
+"""Which settings of a recipe are best, on validation."""
