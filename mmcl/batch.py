@@ -132,6 +132,8 @@ class Embeddings:
         negative_text: (k, d) unit rows of hard captions, or None; ``negative_text_groups`` (k,) int64 goes with it.
         negative_image: (k, d) unit rows of hard images, or None; ``negative_image_groups`` (k,) int64 goes with it.
         key_image, key_text: (b, d) unit rows of a momentum encoder, without gradient, or None.
+        rows: (b,) int64 row numbers in the data set, where pairs are judged one by one; or None.
+        mixed_ids: (b, 2) int64 ids of the two parts of each row, where rows are mixtures; or None.
         gathered: the same of all processes together, in rank order, with gradient; None on one process.
         offset: the position of this process's first row inside ``gathered``.
     """
@@ -147,6 +149,8 @@ class Embeddings:
     negative_image_groups: Tensor | None = None
     key_image: Tensor | None = None
     key_text: Tensor | None = None
+    rows: Tensor | None = None
+    mixed_ids: Tensor | None = None
     gathered: Embeddings | None = None
     offset: int = 0
 
@@ -161,7 +165,7 @@ class Embeddings:
 
 # Fields of ``Embeddings`` with a row for every item: what encoders made, and what goes with it. Then what is shared.
 EMBEDDED = ("image", "text", "negative_text", "negative_image")
-CONSTANT = ("group_ids", "negative_text_groups", "negative_image_groups", "key_image", "key_text")
+CONSTANT = ("group_ids", "negative_text_groups", "negative_image_groups", "key_image", "key_text", "rows", "mixed_ids")
 SHARED = ("logit_scale", "logit_bias")
 
 

@@ -66,7 +66,7 @@ FAULTS = {
 
 def test_all_cards_are_found() -> None:
     # Written out: a card that is lost must be noticed.
-    assert [path.stem for path in CARDS] == ["cc3m", "coco", "emoji", "flickr30k", "shapes", "your_pairs"]
+    assert [path.stem for path in CARDS] == ["cc3m", "coco", "digits", "emoji", "flickr30k", "shapes", "your_pairs"]
 
 
 def test_what_a_card_must_have_is_written_out() -> None:

@@ -159,7 +159,7 @@ def test_scale_and_bias(sources, caplog) -> None:
     own = round(open_dual_encoder(sources["clip"]).logit_scale.item(), 3)
     assert logits("clip") == (own, None)
     assert logits("clip", **sigmoid) == (10.0, -10.0)
-    assert "loss.name=sigmoid starts from model.logit_scale=10, model.logit_bias=-10, as SigLIP does" in caplog.text
+    assert "the sigmoid loss starts from model.logit_scale=10, model.logit_bias=-10, as SigLIP does" in caplog.text
     assert logits("clip", model={"logit_scale": 30.0}, **sigmoid) == (30.0, -10.0)
     assert logits("clip", model={"logit_bias": -3.0}) == (own, -3.0)
     siglip = open_dual_encoder(sources["siglip"])

@@ -31,6 +31,7 @@ from mmcl.evaluation import (
     load_prompts,
     load_templates,
 )
+from mmcl.evaluation.retrieval.hubness import CSLS_K
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "prompts": load_prompts,
     "train": data_sources.load,
     "validation": data_sources.load,
+    "querybank": data_sources.load,
 }
 
 
@@ -174,6 +176,8 @@ def build_evaluators(
         ConfigError: an unknown task.
     """
     own = {"classes": section.classes, "templates": section.templates, "confidence": confidence, "train": train}
+    # A corrected figure is none of the model alone: only who names it as the metric has it computed.
+    own["csls"] = CSLS_K if section.metric.startswith("retrieval/csls_") else None
     own["same_modality"] = confidence  # ranks every image against every image: for the last figures alone
     evaluators = []
     for name in tasks:

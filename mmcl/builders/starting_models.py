@@ -43,7 +43,7 @@ def build_starting_model(recipe: Recipe, *, captions: Iterable[str] = ()) -> Dua
     """
     if recipe.model.init_from is None:
         return build_dual_encoder(recipe.model, captions=captions)
-    return _start_from(recipe.model.init_from, recipe.model, sigmoid=recipe.loss.name == "sigmoid").train()
+    return _start_from(recipe.model.init_from, recipe.model, sigmoid="sigmoid" in recipe.loss.names).train()
 
 
 def _start_from(reference: str, section: ModelSection, *, sigmoid: bool) -> DualEncoder:
@@ -96,7 +96,7 @@ def _set_logits(model: DualEncoder, section: ModelSection, *, sigmoid: bool) -> 
         start = {key: value for key, value in SIGLIP_START.items() if key not in said}
         if start:
             values = ", ".join(f"model.{key}={value:g}" for key, value in start.items())
-            log.info("loss.name=sigmoid starts from %s, as SigLIP does (arXiv:2303.15343)", values)
+            log.info("the sigmoid loss starts from %s, as SigLIP does (arXiv:2303.15343)", values)
         said |= start
     if section.says("logit_scale_max"):
         model.logit_scale_max = section.logit_scale_max

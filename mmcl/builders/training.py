@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -12,16 +13,21 @@ from typing import Any
 
 import torch
 
+from mmcl.auto_recipe import early_precision
+from mmcl.builders.automatic import settle_recipe
 from mmcl.builders.batches import build_batches
 from mmcl.builders.evaluation import build_evaluators, run_evaluators
+from mmcl.builders.forgetting import BeforeAndAfter, restore_finetuned
 from mmcl.builders.starting_models import build_starting_model
-from mmcl.config import EvaluateSection, Recipe, load_recipe
+from mmcl.config import EvaluateSection, LossSection, Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
+from mmcl.data.caption_groups import claim_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.splits.training_splits import Splits, load_splits
 from mmcl.embedder import DualEncoderEmbedder
 from mmcl.errors import ConfigError
 from mmcl.evaluation.blind import BlindEmbedder
+from mmcl.hub.merging.training_effect import TrainingEffect
 from mmcl.logs import get_logger
 from mmcl.losses.barlow_twins import barlow_twins
 from mmcl.losses.dcl import dcl
@@ -30,12 +36,20 @@ from mmcl.losses.nt_xent import nt_xent
 from mmcl.losses.sigmoid import sigmoid
 from mmcl.losses.triplet import triplet
 from mmcl.losses.vicreg import vicreg
+from mmcl.models.adapters.lora import attach_lora
+from mmcl.models.adapters.saving import save_adapters
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.freezing import apply_freezing, parameter_groups
+from mmcl.models.heads import num_members
 from mmcl.models.saving import from_pretrained, save_pretrained
 from mmcl.negatives.hardness import HardnessSchedule
+from mmcl.noise.feature_mixup import FeatureMixup
+from mmcl.noise.listing import FILE as SUSPICIOUS_PAIRS
+from mmcl.noise.listing import write_suspicious_pairs
+from mmcl.noise.trust import PairTrust
 from mmcl.objectives.image_text import ImageTextObjective
-from mmcl.objectives.whole_batch import on_whole_batch
+from mmcl.objectives.member_losses import on_members
+from mmcl.objectives.whole_batch import PairLoss, on_whole_batch
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
 from mmcl.training.checkpoint import replace_folder
 from mmcl.training.inputs import TrainingInputs
@@ -95,6 +109,7 @@ class TrainingRun:
         result: how training ended.
         metrics: the best model's metrics by split; empty when interrupted or nothing was judged.
         num_parameters, num_trainable: of the model.
+        effect: what it did to the model it started from, where ``evaluate.before`` or ``evaluate.wise_ft`` asked.
     """
 
     folder: Path
@@ -103,6 +118,7 @@ class TrainingRun:
     metrics: dict[str, dict[str, Any]]
     num_parameters: int
     num_trainable: int
+    effect: TrainingEffect | None = None
 
     @property
     def model(self) -> Path:
@@ -128,6 +144,7 @@ def _first_captions(train: ImageTextDataset) -> Iterator[str]:
 def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
     torch.manual_seed(recipe.run.seed)  # the same weights on every process
     model = build_starting_model(recipe, captions=_first_captions(train))
+    attach_lora(model, recipe.model)
     if recipe.train.gradient_checkpointing:
         model.image.tower.set_gradient_checkpointing()
         model.text.tower.set_gradient_checkpointing()
@@ -139,11 +156,13 @@ def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
 
 
 def _replace_model(model: DualEncoder, folder: Path) -> None:
-    """Write the model beside and move it into place: a kill leaves the earlier one."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_pretrained(model, partial)
-    replace_folder(partial, folder)
+    """Write the model, and what adapters it has, beside and move it into place: a kill leaves the earlier one."""
+    adapters = folder.with_name("adapters")
+    for target, write in ((adapters, save_adapters), (folder, save_pretrained)):
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        if write(model, partial):
+            replace_folder(partial, target)
 
 
 def build_judge(
@@ -196,6 +215,7 @@ def train(
     smoke: bool = False,
     display: Display | None = None,
     progress: ProgressCallback | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> TrainingRun:
     """Run a recipe: load its data, train, keep the best model, judge it.
 
@@ -206,6 +226,7 @@ def train(
         smoke: a few steps only.
         display: told of every step and evaluation.
         progress: told how far the drawing of built-in data and the cache of features are.
+        announce: told what ``recipe: auto`` chose and why; None: it is logged.
 
     Returns:
         The run; its ``model`` loads with ``mmcl.load``.
@@ -215,8 +236,9 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, smoke=smoke)
-    accelerator = start_accelerator(recipe.run, precision=recipe.train.precision, folder=recipe.run_dir)
+    accelerator = start_accelerator(recipe.run, precision=early_precision(recipe), folder=recipe.run_dir)
     run = RunFolder(recipe.run_dir, writes=accelerator.is_main_process)
+    recipe = settle_recipe(recipe, run, resume=resume, announce=announce, progress=progress)
     values = recipe.model_dump(mode="json")
     run.prepare(values, resume=resume)
     accelerator.wait_for_everyone()  # every process has looked before one of them writes
@@ -229,25 +251,44 @@ def train(
     )
     model = _build_model(recipe, splits.train)
     cache = build_cache(recipe, accelerator.device, progress)
+    # What is wrong with the data that are judged before and after is told before features are computed.
+    ends = BeforeAndAfter.of(recipe, run, splits, device=accelerator.device, cache=cache, progress=progress)
     trainer = _build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=display)
     if not resume:
         run.begin(values)
     if recipe.run.tracker != "none":
         accelerator.init_trackers("mmcl", config={"recipe": recipe.model_dump_json()})
+    if accelerator.is_main_process:
+        if resume:
+            restore_finetuned(run)
+        if ends is not None:
+            ends.begin(model)
+    accelerator.wait_for_everyone()
     torch.manual_seed(recipe.run.seed + 7919 * accelerator.process_index)  # dropout differs between processes
     result = trainer.fit(resume=resume)
-    metrics = {}
+    metrics, effect = {}, None
+    if accelerator.is_main_process:
+        _list_suspicious_pairs(run, trainer.objective.trust, splits.train)
     if accelerator.is_main_process and not result.interrupted:
+        effect = None if ends is None else ends.finish(step=result.progress.step)
         metrics = judge_best(recipe, run, splits, device=accelerator.device, cache=cache)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return TrainingRun(run.path, recipe, result, metrics, model.num_parameters(), model.num_parameters(trainable=True))
+    sizes = model.num_parameters(), model.num_parameters(trainable=True)
+    return TrainingRun(run.path, recipe, result, metrics, *sizes, effect)
 
 
-def build_objective(recipe: Recipe, model: DualEncoder) -> ImageTextObjective:
-    """The training method of a recipe, around a model whose towers are frozen as at the start."""
-    section = recipe.loss
-    if section.name in LOSSES_OF_PAIRS_ALONE and recipe.batches.name != "unique_groups":
+def build_objective(recipe: Recipe, model: DualEncoder, train: ImageTextDataset | None = None) -> ImageTextObjective:
+    """The training method of a recipe, around a model whose towers are frozen as at the start.
+
+    Args:
+        recipe: what is asked for.
+        model: what is trained.
+        train: the training split, whose pairs ``noise.method`` judges; without it all are trusted.
+    """
+    section, alpha = recipe.loss, recipe.train.feature_mixup
+    judged = recipe.noise.method != "none" and train is not None
+    if set(section.names) & set(LOSSES_OF_PAIRS_ALONE) and recipe.batches.name != "unique_groups":
         log.info(
             "loss.name=%s takes rows of one group for negatives of one another; batches.name=unique_groups keeps them "
             "apart",
@@ -256,14 +297,35 @@ def build_objective(recipe: Recipe, model: DualEncoder) -> ImageTextObjective:
     growing = section.hardness_schedule != "constant"
     return ImageTextObjective(
         model,
-        LOSSES[section.name],
+        _loss(section, num_members(model.image.head)),
         use_groups=section.positives == "group",
         negatives=recipe.negatives,
         hardness_schedule=HardnessSchedule(section.hardness, section.hardness_schedule) if growing else None,
+        trust=PairTrust(recipe.noise, claim_ids(train)) if judged else None,
+        mixup=FeatureMixup(alpha, seed=recipe.run.seed) if alpha > 0 else None,
         # Where few negatives of a row count, nobody knows beforehand how many.
-        chance=CHANCE_LOSSES.get(section.name) if section.mining == "none" else None,
+        chance=_chance(section) if section.mining == "none" else None,
         **section.options,
     )
+
+
+def _loss(section: LossSection, members: int) -> PairLoss:
+    """The loss of a model whose heads have so many members."""
+    if members == 1:
+        return LOSSES[section.name]
+    if not section.members:
+        return on_members([LOSSES[section.name]] * members)
+    if len(section.members) != members:
+        raise ConfigError(f"loss.members are {len(section.members)}, and the model's heads have {members} members")
+    return on_members([functools.partial(LOSSES[one.name], **one.options) for one in section.members])
+
+
+def _chance(section: LossSection) -> Callable[[int, int, int], float] | None:
+    """Chance of the mean over members; None where one of them has none."""
+    each = [CHANCE_LOSSES.get(name) for name in section.names]
+    if None in each:
+        return None
+    return lambda *counts: sum(chance(*counts) for chance in each) / len(each)
 
 
 def _build_trainer(
@@ -278,7 +340,7 @@ def _build_trainer(
     display: Display | None,
 ) -> Trainer:
     optimizer = build_optimizer(parameter_groups(model, recipe.model, recipe.optimizer), recipe.optimizer)
-    objective = build_objective(recipe, model)
+    objective = build_objective(recipe, model, splits.train)
     # What is wrong with the evaluation is told before features are computed.
     judge = build_judge(recipe, model, splits, cache, accelerator.device)
     inputs = TrainingInputs(recipe, model, splits.train, cache)
@@ -299,6 +361,28 @@ def _build_trainer(
         skips=skips,
         accelerator=accelerator,
         hooks=hooks,
+    )
+
+
+def _list_suspicious_pairs(run: RunFolder, trust: PairTrust | None, train: ImageTextDataset) -> None:
+    if trust is None:
+        return
+    path = run.path / SUSPICIOUS_PAIRS
+    if not trust.has_begun:
+        log.warning(
+            "noise.method=%s did nothing: the run ended within noise.warmup_epochs=%d epochs",
+            trust.section.method,
+            trust.section.warmup_epochs,
+        )
+    listed = write_suspicious_pairs(
+        path, trust, name=lambda row: str(train.value("id", row) or row), caption=lambda row: train.texts(row)[0]
+    )
+    log.info(
+        "%d of %d training pairs look more likely wrong than right: %s lists them. Rare and hard pairs look so "
+        "too: look at them before you leave any out",
+        listed,
+        len(train),
+        path,
     )
 
 

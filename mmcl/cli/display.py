@@ -16,7 +16,9 @@ from rich.text import Text
 from mmcl.build import TrainingRun
 from mmcl.cli.console import make_console
 from mmcl.config import Recipe
+from mmcl.doctor.finding import by_severity
 from mmcl.evaluation import render_table
+from mmcl.hub.merging.training_effect import HEADER, TrainingEffect
 from mmcl.logs import is_main_process
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -57,6 +59,10 @@ class TrainingDisplay:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def announce(self, text: str) -> None:
+        """What was chosen before training, and why."""
+        self.console.print(text, markup=False, highlight=False)
 
     def step(self, record: dict[str, Any], *, total_steps: int) -> None:
         """One step of training."""
@@ -122,11 +128,28 @@ def closing_table(run: TrainingRun, console: Console) -> None:
     table.add_row("parameters", f"{run.num_parameters:,} ({run.num_trainable:,} trained)")
     if run.result.skipped:
         table.add_row("skipped rows", Text(f"{len(run.result.skipped)}, listed in {run.folder / 'skipped.jsonl'}"))
+    for finding in by_severity(run.result.findings):
+        table.add_row(f"doctor: {finding.severity}", Text(f"{finding.title}. {finding.evidence} {finding.next_step}"))
     if run.result.interrupted:
         table.add_row("go on with", "the same command and --resume")
     else:
         table.add_row("best step", str(progress.best_step))
         table.add_row("model", Text(str(run.model)))
     console.print(table)
+    if run.effect is not None:
+        console.print(effect_table(run.effect))
+        for line in [*run.effect.forgetting.verdict(), run.effect.sentence(), *run.effect.notes]:
+            if line:
+                console.print(line, markup=False, soft_wrap=True)
     for split, metrics in run.metrics.items():
         console.print(render_table(metrics, title=f"{split} split, best model"))
+
+
+def effect_table(effect: TrainingEffect) -> Table:
+    """What training did to the model it started from, a row a metric of each data set."""
+    table = Table(title="before and after training", caption="p by paired permutation of groups, adjusted after Holm")
+    for number, name in enumerate(HEADER):
+        table.add_column(name, justify="left" if number < 2 else "right")
+    for row in effect.rows():
+        table.add_row(*map(escape, row))
+    return table

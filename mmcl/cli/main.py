@@ -12,14 +12,17 @@ import typer
 
 from mmcl.cli.card import card
 from mmcl.cli.data import app as data_app
+from mmcl.cli.doctor import doctor
 from mmcl.cli.evaluate import app as eval_app
 from mmcl.cli.export import export
 from mmcl.cli.memory import keep_freed_memory
 from mmcl.cli.merge import app as merge_app
+from mmcl.cli.plan import plan
 from mmcl.cli.push import push
 from mmcl.cli.recipes import app as recipes_app
 from mmcl.cli.shrink import app as shrink_app
 from mmcl.cli.train import train
+from mmcl.cli.tune import tune
 
 app = typer.Typer(
     name="mmcl",
@@ -30,10 +33,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train", no_args_is_help=True)(train)
+app.command("tune", no_args_is_help=True)(tune)
 app.command("card", no_args_is_help=True)(card)
 app.add_typer(eval_app, name="eval")
 app.command("export", no_args_is_help=True)(export)
 app.command("push", no_args_is_help=True)(push)
+app.command("plan", no_args_is_help=True)(plan)
+app.command("doctor", no_args_is_help=True)(doctor)
 app.add_typer(data_app, name="data")
 app.add_typer(shrink_app, name="shrink")
 app.add_typer(merge_app, name="merge")

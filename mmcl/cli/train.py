@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmcl.cli.console import check_json_file, write_json
+
+if TYPE_CHECKING:
+    from mmcl.config import Recipe
 
 
 def train(
@@ -19,6 +22,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps, to see that everything fits.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the recipe, and what recipe: auto chooses, without training.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the closing metrics as JSON.")
     ] = None,
@@ -28,6 +34,10 @@ def train(
     Examples:
 
       mmcl train quickstart
+
+      mmcl train auto data.path=path/to/your/pairs
+
+      mmcl train auto data.path=path/to/your/pairs --dry-run > my.yaml
 
       mmcl train emoji data.path=path/to/emoji run.dir=runs/emoji
 
@@ -41,14 +51,43 @@ def train(
     from mmcl.config import load_recipe
 
     loaded = load_recipe(recipe, overrides or [], smoke=smoke)  # a wrong key is told before anything heavy loads
+    if dry_run:
+        _show(loaded, json_file)
+        return
 
     from mmcl.build import train as run_training
     from mmcl.cli.display import TrainingDisplay, closing_table
     from mmcl.logs import is_main_process
 
     with TrainingDisplay(loaded) as display:
-        run = run_training(loaded, resume=resume, display=display, progress=display.work_progress)
+        run = run_training(
+            loaded,
+            resume=resume,
+            display=display,
+            progress=display.work_progress,
+            announce=display.announce,
+        )
     if not is_main_process():
         return
     closing_table(run, display.console)
     write_json(json_file, {"run": str(run.folder), "stopped_by": run.result.stopped_by, **run.metrics})
+
+
+def _show(recipe: Recipe, json_file: Path | None) -> None:
+    """Print the recipe that would be trained, as YAML that runs by itself."""
+    import yaml
+
+    if recipe.recipe is None:
+        values = recipe.model_dump(mode="json")
+        typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), nl=False)
+        write_json(json_file, values)
+        return
+    from rich.console import Console
+
+    from mmcl.auto_recipe import resolve_recipe
+    from mmcl.cli.console import watch_work
+
+    with watch_work(Console(stderr=True)) as progress:  # standard output is the recipe alone
+        _, choice = resolve_recipe(recipe, progress=progress)
+    typer.echo(choice.recipe_text(), nl=False)
+    write_json(json_file, choice.as_dict())

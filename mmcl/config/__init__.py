@@ -17,7 +17,8 @@ from mmcl.config.loss_sections import (
     LossSection,
     NegativesSection,
 )
-from mmcl.config.model_sections import HeadSection, ModelSection, TowerSection
+from mmcl.config.model_sections import HeadSection, LoraSection, ModelSection, TowerSection
+from mmcl.config.noise_sections import NoiseSection
 from mmcl.config.reading import (
     SMOKE,
     apply_overrides,
@@ -39,6 +40,7 @@ from mmcl.config.train_sections import (
     RunSection,
     ScheduleSection,
     TrainSection,
+    WeightAverageSection,
 )
 
 __all__ = [
@@ -58,9 +60,11 @@ __all__ = [
     "FeatureCacheSection",
     "HeadSection",
     "LocalCropsSection",
+    "LoraSection",
     "LossSection",
     "ModelSection",
     "NegativesSection",
+    "NoiseSection",
     "OptimizerSection",
     "RandAugmentSection",
     "Recipe",
@@ -71,6 +75,7 @@ __all__ = [
     "SplitSection",
     "TowerSection",
     "TrainSection",
+    "WeightAverageSection",
     "apply_overrides",
     "describe_keys",
     "find_recipe",

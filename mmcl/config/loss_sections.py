@@ -15,6 +15,9 @@ class LossSection(Section):
     name: Literal["info_nce", "sigmoid", "dcl", "nt_xent", "triplet", "barlow_twins", "vicreg"] = Field(
         "info_nce", description="info_nce: CLIP's symmetric loss; sigmoid: SigLIP's; others: see mmcl.losses"
     )
+    members: tuple[LossSection, ...] = Field(
+        (), strict=False, description="a section like this for each of model.*.head.members; none: this one for all"
+    )
     positives: Literal["group", "pair"] = Field(
         "group",
         description="group: rows of one group (or with equal captions) are positives, to triplet no negatives; pair: "
@@ -53,9 +56,26 @@ class LossSection(Section):
     covariance: float = Field(1.0, ge=0, description="vicreg: weight of covariances between dimensions")
 
     @model_validator(mode="after")
+    def _members_have_the_options(self) -> LossSection:
+        if not self.members:
+            return self
+        shared = ("members", "positives")  # what all members have in common stands above them
+        given = [key for key in self.model_fields_set if key not in shared and not self._is_default(key)]
+        if given:
+            raise ValueError(f"loss.{given[0]} is given beside loss.members; give it to each member that is to have it")
+        for place, member in enumerate(self.members):
+            wrong = [key for key in ("members", "positives", "hardness_schedule") if not member._is_default(key)]
+            if wrong:
+                raise ValueError(f"loss.members[{place}].{wrong[0]}: a member has none of its own; leave it out")
+        return self
+
+    def _is_default(self, key: str) -> bool:
+        return getattr(self, key) == type(self).model_fields[key].default
+
+    @model_validator(mode="after")
     def _knows_its_options(self) -> LossSection:
         for option in dict.fromkeys(option for options in LOSS_OPTIONS.values() for option in options):
-            if getattr(self, option) == type(self).model_fields[option].default or option in LOSS_OPTIONS[self.name]:
+            if self._is_default(option) or option in LOSS_OPTIONS[self.name]:
                 continue
             knowing = ", ".join(name for name, options in LOSS_OPTIONS.items() if option in options)
             raise ValueError(f"loss.{option} is not known to loss.name={self.name}; it is to {knowing}")
@@ -69,6 +89,11 @@ class LossSection(Section):
                 f"{self.mining} there is none; want linear or constant"
             )
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The losses that are asked for: the members', or the one of all."""
+        return tuple(member.name for member in self.members) or (self.name,)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -27,6 +27,31 @@ class HeadSection(Section):
     norm: Literal["none", "layer", "batch"] = Field("none", description="mlp: norm after each hidden layer")
     activation: Literal["gelu", "relu", "silu"] = Field("gelu", description="mlp: after each hidden layer")
     bias: bool = Field(False, description="linear: whether it has a bias (CLIP's has none)")
+    members: int = Field(
+        1, ge=1, description="heads side by side, each for its share of model.embedding_dim; scores are their mean"
+    )
+    input_norm: Literal["none", "batch"] = Field(
+        "none", description="batch: features are centred and divided by their deviation first"
+    )
+
+    @model_validator(mode="after")
+    def _members_are_heads(self) -> HeadSection:
+        if self.name == "none" and (self.members > 1 or self.input_norm != "none"):
+            raise ValueError("head.name is none: there is no head to have head.members or head.input_norm")
+        return self
+
+
+class LoraSection(Section):
+    """Low-rank adapters beside the layers of a tower whose own weights stay as they are (arXiv:2106.09685)."""
+
+    rank: int = Field(0, ge=0, description="rank of the adapters, such as 8; 0: none. They need mmcl's extra lora")
+    alpha: int | None = Field(None, ge=1, description="adapters count alpha / rank; null: the rank, that is 1")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on what goes into an adapter")
+    targets: list[str] | None = Field(
+        None, description="names or name endings of layers; null: all linear layers and 1x1 convolutions of the blocks"
+    )
+    blocks: int | None = Field(None, ge=1, description="only the last n blocks; null: all")
+    norms: bool = Field(False, description="train the tower's norms as well")
 
 
 class TowerSection(Section):
@@ -36,12 +61,17 @@ class TowerSection(Section):
         "tiny", description="transformers id or folder, timm:NAME, open_clip:ARCH[/PRETRAINED], an mmcl model, or tiny"
     )
     pretrained: bool = Field(True, description="false: random weights from the tower's config")
-    pooling: Literal["auto", "cls", "mean", "max", "pooler", "attention", "grid"] = Field(
-        "auto", description="features from tokens; auto: what the tower was trained with; grid: what is where counts"
+    pooling: Literal["auto", "cls", "mean", "max", "pooler", "attention", "grid", "stages"] = Field(
+        "auto",
+        description="features from tokens; auto: what the tower was trained with; grid: what is where counts; stages: "
+        "a convolutional tower's last three stages too",
     )
     head: HeadSection = HeadSection()
-    freeze: bool | int = Field(False, description="true: the whole tower; n: its embeddings and first n blocks")
+    freeze: bool | int | Literal["biases"] = Field(
+        False, description="true: the whole tower; n: its embeddings and first n blocks; biases: all but the biases"
+    )
     freeze_until_epoch: float | None = Field(None, gt=0, description="train what is frozen from this epoch on")
+    lora: LoraSection = LoraSection()
     learning_rate: float | None = Field(None, gt=0, description="of this tower; default optimizer.learning_rate")
     layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per block downwards")
     max_length: int | None = Field(None, ge=4, description="text: tokens kept; default what the tower was trained with")
@@ -64,7 +94,7 @@ class ModelSection(Section):
     )
     image: TowerSection = TowerSection()
     text: TowerSection = TowerSection()
-    embedding_dim: int = Field(256, ge=2, description="size of the shared space")
+    embedding_dim: int = Field(256, ge=2, description="size of the shared space, all members of the heads together")
     logit_scale: float = Field(1 / 0.07, gt=0, description="start of the learnable scale (CLIP, arXiv:2103.00020 2.5)")
     logit_scale_max: float = Field(100.0, gt=0, description="the scale is kept below (CLIP, arXiv:2103.00020 2.5)")
     logit_scale_learnable: bool = Field(True, description="false: the scale stays where it starts")
@@ -74,6 +104,30 @@ class ModelSection(Section):
         """Whether the recipe gave this key a value, the default or another: ``"embedding_dim"``, ``"image.head"``."""
         side, _, leaf = key.rpartition(".")
         return leaf in (getattr(self, side) if side else self).model_fields_set
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> ModelSection:
+        for side in ("image", "text"):
+            tower: TowerSection = getattr(self, side)
+            key, fields = f"model.{side}", LoraSection.model_fields
+            given = [name for name in fields if getattr(tower.lora, name) != fields[name].default]
+            if tower.lora.rank == 0:
+                if given:
+                    raise ValueError(f"{key}.lora.{given[0]} is given without {key}.lora.rank; set a rank, such as 8")
+                continue
+            if type(tower.freeze) is not bool:
+                raise ValueError(
+                    f"{key}.freeze is {tower.freeze} beside {key}.lora: adapters leave all other weights frozen; leave "
+                    f"freeze out, and adapt the last blocks alone with {key}.lora.blocks"
+                )
+            if tower.freeze and tower.freeze_until_epoch is None:
+                raise ValueError(
+                    f"{key}.freeze is true beside {key}.lora: the adapters would never train; leave freeze out, or say "
+                    f"with {key}.freeze_until_epoch from when on they do"
+                )
+            if tower.lora.targets == []:
+                raise ValueError(f"{key}.lora.targets is empty; name layers, or leave it out for all")
+        return self
 
     @model_validator(mode="after")
     def _init_from_decides(self) -> ModelSection:

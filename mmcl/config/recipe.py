@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmcl.config.data_sections import DataSection
 from mmcl.config.loss_sections import (
@@ -16,6 +16,7 @@ from mmcl.config.loss_sections import (
     NegativesSection,
 )
 from mmcl.config.model_sections import ModelSection
+from mmcl.config.noise_sections import NoiseSection
 from mmcl.config.section import Section
 from mmcl.config.train_sections import (
     CheckpointSection,
@@ -37,11 +38,15 @@ class Recipe(Section):
     """A whole recipe. ``Recipe.model_json_schema()`` lists every key with its type, default and meaning."""
 
     name: str = Field("run", description="the recipe's name; names the run folder")
+    recipe: str | None = Field(
+        None, description="auto: what the recipe leaves out is chosen for the data and the machine; null: the defaults"
+    )
     data: DataSection
     model: ModelSection = ModelSection()
     loss: LossSection = LossSection()
     negatives: NegativesSection = NegativesSection()
     batches: BatchesSection = BatchesSection()
+    noise: NoiseSection = NoiseSection()
     train: TrainSection = TrainSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -50,18 +55,28 @@ class Recipe(Section):
     run: RunSection = RunSection()
     smoke: dict[str, Any] = Field(default_factory=dict, description="key: value overrides that --smoke applies")
 
+    @field_validator("recipe")
+    @classmethod
+    def _is_auto(cls, value: str | None) -> str | None:
+        if value in (None, "auto"):
+            return value
+        raise ValueError(
+            f"recipe is {value!r}; want auto (what is left out is chosen), or no such key; a recipe that ships is "
+            f"trained by its name: mmcl train {value}"
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _sigmoid_starts_where_siglip_does(cls, tree: Any) -> Any:
         loss, model = (tree.get("loss"), tree.get("model") or {}) if isinstance(tree, dict) else (None, None)
-        if not (isinstance(loss, dict) and loss.get("name") == "sigmoid" and isinstance(model, dict)):
+        if not (isinstance(loss, dict) and _has_sigmoid(loss) and isinstance(model, dict)):
             return tree
         if model.get("init_from") is not None:
             return tree  # that model's own scale and bias; where it has no bias, SigLIP's start is taken then
         start = {key: value for key, value in SIGLIP_START.items() if key not in model}
         if start:
             values = ", ".join(f"model.{key}={value:g}" for key, value in start.items())
-            log.info("loss.name=sigmoid starts from %s, as SigLIP does (arXiv:2303.15343)", values)
+            log.info("the sigmoid loss starts from %s, as SigLIP does (arXiv:2303.15343)", values)
         return {**tree, "model": {**start, **model}}
 
     @model_validator(mode="after")
@@ -70,9 +85,10 @@ class Recipe(Section):
         used = next((key for key in counts if getattr(self.negatives, key) > 0), None)
         if used is None:
             return self
-        if self.loss.name not in LOSSES_WITH_NEGATIVES:
+        unknowing = [name for name in self.loss.names if name not in LOSSES_WITH_NEGATIVES]
+        if unknowing:
             knowing = ", ".join(LOSSES_WITH_NEGATIVES)
-            raise ValueError(f"negatives.{used} is not known to loss.name={self.loss.name}; it is to {knowing}")
+            raise ValueError(f"negatives.{used} is not known to loss.name={unknowing[0]}; it is to {knowing}")
         if self.loss.positives != "group":
             raise ValueError(
                 f"negatives.{used} needs loss.positives=group: a negative that belongs to a row is known by its group"
@@ -80,10 +96,48 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _noise_and_mixup_fit(self) -> Recipe:
+        method, alpha, knowing = self.noise.method, self.train.feature_mixup, ", ".join(LOSSES_WITH_NEGATIVES)
+        for key, used in ((f"noise.method={method}", method != "none"), ("train.feature_mixup", alpha > 0)):
+            if used and self.loss.name not in LOSSES_WITH_NEGATIVES:
+                raise ValueError(f"{key} is not known to loss.name={self.loss.name}; it is to {knowing}")
+        if method == "none":
+            given = next(
+                (key for key, field in NoiseSection.model_fields.items() if getattr(self.noise, key) != field.default),
+                None,
+            )
+            if given is not None:
+                raise ValueError(f"noise.{given} goes with a noise.method; want small_loss, mixture or ema_agreement")
+        if alpha > 0 and method != "none":
+            raise ValueError(
+                f"train.feature_mixup={alpha:g} mixes pairs, and noise.method={method} judges each alone; leave one out"
+            )
+        counts = ("captions_per_row", "images_per_row", "queue_size")
+        beside = next((key for key in counts if getattr(self.negatives, key) > 0), None)
+        if alpha > 0 and beside is not None:
+            raise ValueError(
+                f"train.feature_mixup={alpha:g} leaves a batch's rows with two groups each, which negatives.{beside} "
+                f"knows nothing of; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sigmoid_needs_a_bias(self) -> Recipe:
         left_to_the_model = self.model.init_from is not None and not self.model.says("logit_bias")
-        if self.loss.name == "sigmoid" and self.model.logit_bias is None and not left_to_the_model:
+        if "sigmoid" in self.loss.names and self.model.logit_bias is None and not left_to_the_model:
             raise ValueError("loss.name=sigmoid needs a number for model.logit_bias; leave it out for SigLIP's -10")
+        return self
+
+    @model_validator(mode="after")
+    def _members_agree(self) -> Recipe:
+        image, text, losses = self.model.image.head.members, self.model.text.head.members, len(self.loss.members)
+        said = self.model.init_from is None or (self.model.says("image.head") and self.model.says("text.head"))
+        if said and (image != text or losses not in (0, image)):
+            raise ValueError(
+                f"model.image.head.members is {image}, model.text.head.members {text}"
+                + (f" and loss.members has {losses}" if losses else "")
+                + "; each member is a pair of heads with a loss of its own: want one number"
+            )
         return self
 
     @model_validator(mode="after")
@@ -130,3 +184,8 @@ class Recipe(Section):
     def run_dir(self) -> Path:
         """The folder this run writes."""
         return Path(self.run.dir or f"runs/{self.name}")
+
+
+def _has_sigmoid(loss: dict[str, Any]) -> bool:
+    members = [member for member in loss.get("members") or () if isinstance(member, dict)]
+    return "sigmoid" in (loss.get("name"), *(member.get("name") for member in members))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from mmcl.config.forgetting_sections import BeforeData, WiseFtSection
 from mmcl.config.section import Section
 
 
@@ -28,6 +29,13 @@ class EmaSection(Section):
     decay: float = Field(0.999, gt=0, lt=1, description="of the moving average of the weights, per step")
 
 
+class WeightAverageSection(Section):
+    """The plain mean of the weights over the end of the run."""
+
+    enabled: bool = Field(False, description="judge and save the mean of the weights (arXiv:1803.05407, 2209.14981)")
+    from_share: float = Field(0.75, ge=0, lt=1, description="share of all steps after which each step's weights count")
+
+
 class TrainSection(Section):
     """How long and in what batches and arithmetic is trained."""
 
@@ -43,8 +51,13 @@ class TrainSection(Section):
     gradient_checkpointing: bool = Field(False, description="less memory for more time: recompute activations")
     compile: bool = Field(False, description="torch.compile the towers")
     ema: EmaSection = EmaSection()
+    feature_mixup: float = Field(
+        0.0, ge=0, description="alpha of Beta(alpha, alpha): mixes pairs before the heads (arXiv:1710.09412); 0: none"
+    )
+    weight_average: WeightAverageSection = WeightAverageSection()
     feature_cache: FeatureCacheSection = FeatureCacheSection()
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    doctor: bool = Field(True, description="watch for the usual faults on the way; changes no weight")
 
     @field_validator("micro_batch_size", mode="before")
     @classmethod
@@ -56,6 +69,12 @@ class TrainSection(Section):
             f"batch at once)"
         )
 
+    @model_validator(mode="after")
+    def _one_average(self) -> TrainSection:
+        if self.ema.enabled and self.weight_average.enabled:
+            raise ValueError("train.ema.enabled and train.weight_average.enabled exclude each other; turn one off")
+        return self
+
 
 class OptimizerSection(Section):
     """The optimizer and its learning rate."""
@@ -65,6 +84,12 @@ class OptimizerSection(Section):
     weight_decay: float = Field(0.1, ge=0, description="on matrices; never on biases, norms, embeddings, logit_scale")
     betas: tuple[float, float] | None = Field(None, strict=False, description="of Adam's family")
     momentum: float | None = Field(None, ge=0, description="of sgd")
+    sam_rho: float | None = Field(
+        None,
+        gt=0,
+        description="sharpness-aware minimization (arXiv:2010.01412) within this radius, such as 0.05, at "
+        "twice the time; null: off",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the optimizer")
 
 
@@ -76,6 +101,9 @@ class ScheduleSection(Section):
     )
     warmup_steps: int | None = Field(None, ge=0, description="default: warmup_share of all steps")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of all steps in which the rate rises from 0")
+    thaw_warmup_steps: int | None = Field(
+        None, ge=0, description="steps in which the rate of what thaws rises from 0; default: as many as the warm-up"
+    )
     min_factor: float = Field(0.0, ge=0, le=1, description="share of the learning rate kept at the end")
     gamma: float = Field(0.1, gt=0, lt=1, description="exponential: factor over the whole run; step, plateau: per drop")
     milestones: tuple[float, ...] = Field((0.5, 0.75), strict=False, description="step: drops, as shares of the run")
@@ -108,6 +136,13 @@ class EvaluateSection(Section):
         description="zero-shot prompt templates with {}: a list, a file with one a line, or plain, photo, photo80, art",
     )
     max_rows: int | None = Field(5000, ge=2, description="rows of the validation split judged during training")
+    before: BeforeData = Field(
+        (),
+        strict=False,
+        description="data that the run is not trained for, judged before the first step and after the last; each DATA, "
+        "or {data: DATA, tasks: [retrieval, zeroshot], metric: NAME}; of larger ones max_rows rows are drawn",
+    )
+    wise_ft: WiseFtSection = WiseFtSection()
 
 
 class CheckpointSection(Section):

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
 
 from mmcl.data.dataset import ImageTextDataset
 
@@ -76,3 +80,12 @@ def twin_ids(dataset: ImageTextDataset) -> np.ndarray:
         labels = labels[labels]
         if np.array_equal(labels, before):
             return labels[found.groups]
+
+
+def claim_ids(dataset: ImageTextDataset) -> Tensor:
+    """(n,) int64: equal for rows of one group with the same first caption, which claim the same and err together."""
+    texts, groups = dataset.table["texts"], dataset.group_ids()
+    first = pc.list_element(texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts, 0)
+    captions = torch.from_numpy(first.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64))
+    pairs = groups * (int(captions.max()) + 1 if len(captions) else 1) + captions
+    return pairs.unique(return_inverse=True)[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mmcl.embedder import Embedder
 
 _WORDS = {"i2t_recall@1": "image → text R@1", "t2i_recall@1": "text → image R@1", "zeroshot_top1": "zero-shot top-1"}
+_COLUMNS = {"retrieval": "texts", "zeroshot": "label"}
+_METRICS = {"retrieval": ("i2t_recall@1", "t2i_recall@1"), "zeroshot": ("zeroshot_top1",)}
 _LEVEL = 0.05
 
 
@@ -42,9 +44,11 @@ class Forgetting:
 
     Attributes:
         changes: one a data set; the first is the one trained for.
+        trained_for: false where none of them is.
     """
 
     changes: list[Change]
+    trained_for: bool = True
 
     def to_metrics(self) -> Metrics:
         """By ``forgetting/<data set>/<metric>`` with ``_before``, ``_after``, ``_change``, ``_change_ci95``, ``_p`` and
@@ -63,7 +67,9 @@ class Forgetting:
 
     def verdict(self) -> list[str]:
         """A sentence a data set: what was gained, what lost, and what chance would make too (corrected p > 0.05)."""
-        return [_sentence(change, trained=number == 0) for number, change in enumerate(self.changes)]
+        return [
+            _sentence(change, trained=self.trained_for and number == 0) for number, change in enumerate(self.changes)
+        ]
 
 
 def measure_forgetting(
@@ -75,8 +81,8 @@ def measure_forgetting(
 ) -> Forgetting:
     """Judge a model before and after training on what it was trained for, and on what it was not.
 
-    On each data set retrieval R@1 is compared both ways, and zero-shot top-1 where it has labels; item by item, on the
-    images that both can read. Intervals and p-values are those of `paired_differences`.
+    On each data set retrieval R@1 is compared both ways where it has captions, and zero-shot top-1 where it has labels;
+    item by item, on the images that both can read. Intervals and p-values are those of `paired_differences`.
 
     Args:
         before: the model that training started from.
@@ -86,7 +92,7 @@ def measure_forgetting(
 
     Raises:
         ConfigError: fewer than two data sets, or an embedder lacks images or texts.
-        DataError: no image is readable by both.
+        DataError: no image is readable by both, or data have neither captions nor labels.
         ShapeError: an embedding is not finite.
     """
     if len(datasets) < 2:
@@ -94,26 +100,71 @@ def measure_forgetting(
             f"forgetting is seen on data that were not trained for: give a second data set besides "
             f"{', '.join(datasets) or 'the first'}"
         )
+    return measure_changes(before, after, datasets, batch_size=batch_size)
+
+
+def measure_changes(
+    before: Embedder,
+    after: Embedder,
+    datasets: Mapping[str, ImageTextDataset],
+    *,
+    tasks: Mapping[str, Sequence[str]] | None = None,
+    trained_for: bool = True,
+    batch_size: int = 64,
+) -> Forgetting:
+    """What `measure_forgetting` measures, on any number of data sets from one on, and on chosen tasks.
+
+    Args:
+        before, after, datasets, batch_size: as there.
+        tasks: of ``retrieval`` and ``zeroshot``, by data set; one that is not named takes those it allows.
+        trained_for: whether the first data set is the one trained for.
+
+    Raises:
+        ConfigError, DataError, ShapeError: as `measure_forgetting`.
+    """
     found = []
     for name, dataset in datasets.items():
         if not len(dataset):
             raise DataError(f"{dataset.name} has no rows to evaluate on; name another split or file")
-        tasks = ["retrieval", *(["zeroshot"] if dataset.has("label") else [])]
-        metrics = [metric for metric in _WORDS if dataset.has("label") or not metric.startswith("zeroshot")]
-        compared = compare_models(before, after, dataset, tasks=tasks, metrics=metrics, ks=(1,), batch_size=batch_size)
+        chosen = allowed_tasks(dataset, (tasks or {}).get(name))
+        metrics = [
+            metric for metric in _WORDS if ("zeroshot" if metric.startswith("zeroshot") else "retrieval") in chosen
+        ]
+        compared = compare_models(before, after, dataset, tasks=chosen, metrics=metrics, ks=(1,), batch_size=batch_size)
         found.append(Change(name, compared.metrics, compared.num_images, compared.num_left_out))
     adjusted = iter(holm([one.paired.p_value for change in found for one in change.metrics]))
-    return Forgetting(
-        [
-            Change(
-                change.name,
-                [ComparedMetric(one.name, one.a, one.b, one.paired, next(adjusted)) for one in change.metrics],
-                change.num_images,
-                change.num_left_out,
-            )
-            for change in found
-        ]
-    )
+    changes = [
+        Change(
+            change.name,
+            [ComparedMetric(one.name, one.a, one.b, one.paired, next(adjusted)) for one in change.metrics],
+            change.num_images,
+            change.num_left_out,
+        )
+        for change in found
+    ]
+    return Forgetting(changes, trained_for)
+
+
+def allowed_tasks(dataset: ImageTextDataset, wanted: Sequence[str] | None = None) -> list[str]:
+    """Which of retrieval and zero-shot classification some data can be judged by.
+
+    Args:
+        dataset: any.
+        wanted: those that were asked for; None: all that can be.
+
+    Raises:
+        DataError: it lacks the column of one that was asked for, or those of both.
+    """
+    there = [task for task, column in _COLUMNS.items() if dataset.has(column)]
+    missing = [task for task in wanted or () if task not in there]
+    if missing:
+        raise DataError(f"{dataset.name} has no column {_COLUMNS[missing[0]]}, which {missing[0]} needs; leave it out")
+    if not there:
+        raise DataError(
+            f"{dataset.name} has neither captions (column texts) for retrieval nor labels (column label) for zero-shot "
+            f"classification; name other data"
+        )
+    return [task for task in there if wanted is None or task in wanted]
 
 
 def short_names(names: list[str]) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from mmcl.models.averaging import AveragedWeights
 
 
-class ExponentialMovingAverage:
+class ExponentialMovingAverage(AveragedWeights):
     """``average = decay * average + (1 - decay) * weight`` after every step, over parameters and floating buffers.
 
     The decay is warmed up as ``min(decay, (1 + step) / (10 + step))``, so that a short run is not held at its random
@@ -21,17 +20,9 @@ class ExponentialMovingAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.step = decay, 0
+        super().__init__()
+        self.decay = decay
         self.average = {name: tensor.detach().clone() for name, tensor in self._tracked(model)}
-
-    @staticmethod
-    def _tracked(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter
-        for name, buffer in model.named_buffers():
-            if buffer.is_floating_point():
-                yield name, buffer
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -43,29 +34,3 @@ class ExponentialMovingAverage:
                 self.average[name] = self.average[name].to(tensor.device).lerp_(tensor, 1 - decay)
             else:
                 self.average[name] = tensor.detach().clone()
-
-    @contextmanager
-    def swapped_in(self, model: nn.Module) -> Iterator[None]:
-        """Within the block, the model holds the averaged weights."""
-        own = {name: tensor.detach().clone() for name, tensor in self._tracked(model) if name in self.average}
-        self._write(model, self.average)
-        try:
-            yield
-        finally:
-            self._write(model, own)
-
-    @torch.no_grad()
-    def _write(self, model: nn.Module, values: dict[str, Tensor]) -> None:
-        for name, tensor in self._tracked(model):
-            if name in values:
-                tensor.copy_(values[name])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The averages and the step count."""
-        return {**self.average, "__step__": torch.tensor(self.step)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from ``state_dict``."""
-        state = dict(state)
-        self.step = int(state.pop("__step__"))
-        self.average = {name: tensor.clone() for name, tensor in state.items()}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mmcl.config import HeadSection, TowerSection
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
-from mmcl.models.heads import IdentityHead, LinearHead, MlpHead
+from mmcl.models.heads import IdentityHead, LinearHead, MemberHeads, MlpHead
 from mmcl.models.opening.references import TowerReference, parse_tower
 from mmcl.models.pooling import build_pooling, pool_tokens
 from mmcl.models.towers.tower import Tower, TowerOutput
@@ -41,6 +41,8 @@ class Encoder(nn.Module):
             )
         self.tower, self.head, self.pooling = tower, head, pooling
         self.learned_pooling = build_pooling(pooling, tower)
+        self.keeps_statistics = False  # set by apply_freezing
+        self.lora_config: Any = None  # set by attach_lora
 
     @property
     def modality(self) -> str:
@@ -58,7 +60,7 @@ class Encoder(nn.Module):
 
     def pool(self, output: TowerOutput) -> Tensor:
         """What the tower made of a batch -> (b, f)."""
-        if self.pooling == "pooler":
+        if self.pooling in ("pooler", "stages"):
             return output.pooled
         if self.learned_pooling is not None:
             return self.learned_pooling(output.tokens, output.mask)
@@ -71,10 +73,17 @@ class Encoder(nn.Module):
         return F.normalize(self.head(features).float(), dim=-1)
 
     def train(self, mode: bool = True) -> Encoder:
-        """A tower that is frozen whole stays in evaluation mode: its dropout and batch statistics do not move."""
+        """A tower that is frozen whole stays in evaluation mode: its dropout and batch statistics do not move.
+
+        Where ``keeps_statistics`` is true, batch statistics alone do not.
+        """
         super().train(mode)
         if self.has_fixed_features:
             self.tower.eval()
+        elif self.keeps_statistics:
+            for part in self.tower.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
         return self
 
 
@@ -169,8 +178,20 @@ def build_head(section: HeadSection, tower: Tower, embedding_dim: int) -> nn.Mod
     """Build the head that a recipe asks for; a plain linear head starts from the tower's pretrained projection.
 
     Raises:
-        ConfigError: ``none`` where features and embeddings differ in size.
+        ConfigError: ``none`` where features and embeddings differ in size; members that do not divide the embeddings.
     """
+    if section.members == 1 and section.input_norm == "none":
+        return _one_head(section, tower, embedding_dim)
+    if embedding_dim % section.members:
+        raise ConfigError(
+            f"model.embedding_dim is {embedding_dim}, which model.{tower.modality}.head.members={section.members} do "
+            f"not divide; set model.embedding_dim={section.members * max(1, round(embedding_dim / section.members))}"
+        )
+    members = [_one_head(section, tower, embedding_dim // section.members) for _ in range(section.members)]
+    return MemberHeads(members, tower.feature_dim, input_norm=section.input_norm)
+
+
+def _one_head(section: HeadSection, tower: Tower, embedding_dim: int) -> nn.Module:
     if section.name == "none":
         if tower.feature_dim != embedding_dim:
             raise ConfigError(
@@ -198,6 +219,7 @@ def build_head(section: HeadSection, tower: Tower, embedding_dim: int) -> nn.Mod
 def build_encoder(section: TowerSection, modality: str, embedding_dim: int, **captions: Any) -> Encoder:
     """Tower, pooling and head of one side of a recipe."""
     tower = build_tower(section, modality, **captions)
+    tower.choose_pooling(section.pooling)
     if section.resize is not None:
         tower.preprocessing = tower.preprocessing.with_resize(section.resize)
     return Encoder(tower, build_head(section.head, tower, embedding_dim), pooling=section.pooling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcl.models.adapters.lora import has_adapters, merge_in_place
 from mmcl.models.encoder import Encoder
 from mmcl.models.heads import head_description
 
@@ -39,11 +41,14 @@ def tower_fingerprint(tower: Any) -> str:
     """Changes with anything that changes a tower's features: weights, inputs, and what its config says beside them.
 
     Args:
-        tower: a ``Tower``.
+        tower: a ``Tower``; one whose LoRA adapters still are zero has the hash of its base.
 
     Returns:
         128 hexadecimal digits.
     """
+    if has_adapters(tower):
+        tower = copy.deepcopy(tower)
+        merge_in_place(tower.model)
     digest = hashlib.blake2b()
     update_with_state(digest, tower.state_dict())
     preprocessing = tower.preprocessing

@@ -13,13 +13,21 @@ from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder
 from mmcl.models.towers.tower import tower_parts
 
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 
-def _frozen_parameters(encoder: Encoder, freeze: bool | int) -> list[nn.Parameter]:
+
+def _frozen_parameters(encoder: Encoder, section: TowerSection) -> list[nn.Parameter]:
+    """What of a tower does not train, before it thaws or where it never does."""
+    freeze, tower = section.freeze, encoder.tower
+    if freeze is True:
+        return [*tower.parameters()]
+    if section.lora.rank > 0:
+        return _all_but_adapters(encoder, norms=section.lora.norms)
     if freeze is False:
         return []
-    if freeze is True:
-        return [*encoder.tower.parameters()]
-    parts = tower_parts(encoder.tower)
+    if freeze == "biases":
+        return _all_but_biases(encoder)
+    parts = tower_parts(tower)
     if not 0 <= freeze <= len(parts.blocks):
         raise ConfigError(
             f"model.{encoder.modality}.freeze is {freeze}; {encoder.tower.spec['name']!r} has "
@@ -28,12 +36,45 @@ def _frozen_parameters(encoder: Encoder, freeze: bool | int) -> list[nn.Paramete
     return [*parts.stem, *(p for block in parts.blocks[:freeze] for p in block)]
 
 
+def _all_but_biases(encoder: Encoder) -> list[nn.Parameter]:
+    """BitFit: Ben Zaken et al. 2022 (arXiv:2106.10199), section 3. The shifts of norms are biases."""
+    named = [*encoder.tower.named_parameters()]
+    biases = {id(p) for name, p in named if name.endswith(("bias", "bias_k", "bias_v")) and p.ndim <= 1}
+    if not biases - unused_parameters(encoder):
+        raise ConfigError(
+            f"model.{encoder.modality}.freeze is biases, but {encoder.tower.spec['name']!r} has none; use "
+            f"model.{encoder.modality}.lora.rank, or a number of blocks to freeze"
+        )
+    return [p for _, p in named if id(p) not in biases]
+
+
+def _all_but_adapters(encoder: Encoder, *, norms: bool) -> list[nn.Parameter]:
+    """All weights of a tower with adapters but theirs; none where the adapters are merged into it."""
+    named = [*encoder.tower.named_parameters()]
+    trains = {id(p) for name, p in named if ".lora_" in name}
+    if not trains:
+        return []
+    if norms:
+        trains |= {id(p) for part in encoder.tower.modules() if is_norm(part) for p in part.parameters(recurse=False)}
+    return [p for _, p in named if id(p) not in trains]
+
+
+def is_norm(part: nn.Module) -> bool:
+    """Whether a layer is a norm: torch's own, or one that its class's name calls so (T5LayerNorm, LlamaRMSNorm)."""
+    return isinstance(part, NORMS) or type(part).__name__.endswith("Norm")
+
+
+def forget_unused_parameters(encoder: Encoder) -> None:
+    """To be called when a tower's parameters have changed their names, so that those unused are found anew."""
+    encoder.__dict__.pop("_unused_parameters", None)
+
+
 def apply_freezing(model: DualEncoder, section: ModelSection, *, epoch: float = 0.0) -> bool:
     """Set which parameters train at ``epoch``.
 
     Args:
         model: the model.
-        section: its recipe; ``freeze`` and ``freeze_until_epoch`` of both towers.
+        section: its recipe; ``freeze``, ``freeze_until_epoch`` and ``lora`` of both towers.
         epoch: the fractional epoch reached.
 
     Returns:
@@ -45,12 +86,16 @@ def apply_freezing(model: DualEncoder, section: ModelSection, *, epoch: float = 
     changed = False
     for encoder, tower in ((model.image, section.image), (model.text, section.text)):
         thawed = tower.freeze_until_epoch is not None and epoch >= tower.freeze_until_epoch
-        frozen = set() if thawed else set(map(id, _frozen_parameters(encoder, tower.freeze)))
+        if thawed:
+            tower = tower.model_copy(update={"freeze": False})  # of a tower with adapters, these alone thaw
+        frozen = set(map(id, _frozen_parameters(encoder, tower)))
         unused = unused_parameters(encoder)
         for parameter in encoder.tower.parameters():
             trains = id(parameter) not in frozen and id(parameter) not in unused
             changed |= parameter.requires_grad != trains
             parameter.requires_grad_(trains)
+        # Where the weights of convolutions stay, so do the statistics of what comes out of them.
+        encoder.keeps_statistics = tower.freeze == "biases" or (tower.lora.rank > 0 and bool(frozen))
         encoder.train(encoder.training)
     return changed
 
@@ -102,19 +147,29 @@ def _leaves(tensor: Tensor) -> set[int]:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning rate and a weight decay."""
+    """Parameters that share a learning rate and a weight decay.
+
+    Attributes:
+        name: what they are part of.
+        parameters: at least one.
+        learning_rate: the highest of the schedule.
+        weight_decay: 0 for what does not decay.
+        thaws_at: the epoch from which on they train; None: from the start.
+    """
 
     name: str
     parameters: list[nn.Parameter]
     learning_rate: float
     weight_decay: float
+    thaws_at: float | None = None
 
 
 def _ever_trains(encoder: Encoder, section: TowerSection) -> set[int]:
     """Ids of the tower's parameters that train at some time of the run."""
     never = unused_parameters(encoder)
-    if section.freeze_until_epoch is None:
-        never |= {*map(id, _frozen_parameters(encoder, section.freeze))}
+    if section.freeze_until_epoch is not None:
+        section = section.model_copy(update={"freeze": False})
+    never |= {*map(id, _frozen_parameters(encoder, section))}
     return {id(p) for p in encoder.tower.parameters()} - never
 
 
@@ -125,7 +180,8 @@ def parameter_groups(model: DualEncoder, section: ModelSection, optimizer: Optim
     n (from 0, below the neck) learns at ``layer_decay ** (n - i)`` of its tower's rate, the stem at
     ``layer_decay ** (n + 1)``. Source: Clark et al. 2020 (arXiv:2003.10555) for layer-wise decay.
     """
-    buckets: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    buckets: dict[tuple[str, float, float, float | None], list[nn.Parameter]] = {}
+    thaws: dict[int, float] = {}  # by id of what is frozen at first
     names = {id(p): name for name, p in model.named_parameters()}
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
 
@@ -134,12 +190,14 @@ def parameter_groups(model: DualEncoder, section: ModelSection, optimizer: Optim
             name = names[id(parameter)]
             decays = parameter.ndim >= 2 and id(parameter) not in tables and not name.endswith(("_token", "embeddings"))
             decays = decays and "position" not in name and "pos_embed" not in name
-            key = (label, rate, optimizer.weight_decay if decays else 0.0)
+            key = (label, rate, optimizer.weight_decay if decays else 0.0, thaws.get(id(parameter)))
             buckets.setdefault(key, []).append(parameter)
 
     for encoder, tower in ((model.image, section.image), (model.text, section.text)):
         rate = tower.learning_rate or optimizer.learning_rate
         trains = _ever_trains(encoder, tower)
+        if tower.freeze_until_epoch is not None:
+            thaws |= {id(p): tower.freeze_until_epoch for p in _frozen_parameters(encoder, tower)}
         parts = tower_parts(encoder.tower)
         levels = [parts.neck, *reversed(parts.blocks), parts.stem]
         for depth, parameters in enumerate(levels):
@@ -150,5 +208,5 @@ def parameter_groups(model: DualEncoder, section: ModelSection, optimizer: Optim
             rest += [*encoder.learned_pooling.parameters()]
         add(f"{encoder.modality} head", rest, optimizer.learning_rate)
     scalars = [p for p in (model.log_logit_scale, model.logit_bias) if p is not None and p.requires_grad]
-    buckets[("logits", optimizer.learning_rate, 0.0)] = scalars
-    return [ParameterGroup(label, ps, rate, decay) for (label, rate, decay), ps in buckets.items() if ps]
+    buckets[("logits", optimizer.learning_rate, 0.0, None)] = scalars
+    return [ParameterGroup(label, ps, rate, *rest) for (label, rate, *rest), ps in buckets.items() if ps]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmcl.errors import ConfigError
 
@@ -70,6 +72,41 @@ class IdentityHead(nn.Module):
         return features
 
 
+class MemberHeads(nn.Module):
+    """Several heads side by side on features of zero mean and unit variance; their unit embeddings stand in a row.
+
+    With n members, ``e = [e_1 .. e_n] / sqrt(n)``: the cosine of two such rows is the mean of the members' cosines, so
+    that an ensemble of n heads is one model, with one embedding an item (Lakshminarayanan et al. 2017,
+    arXiv:1612.01474, average predictions; here it is scores). Members differ by their start, their dropout, and by
+    their loss where the recipe says so.
+
+    Args:
+        members: heads of the same sizes, (b, f) to (b, d / n).
+        feature_dim: f.
+        input_norm: ``"batch"``: features are first centred and divided by their deviation, value by value, by the
+            batch's statistics in training and by their mean over all of the training afterwards (Ioffe & Szegedy 2015,
+            arXiv:1502.03167, without scale and shift, and with a plain mean in place of a moving one). ``"none"``: not.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], feature_dim: int, *, input_norm: str = "none") -> None:
+        super().__init__()
+        self.input_norm = nn.Identity()
+        if input_norm == "batch":
+            self.input_norm = nn.BatchNorm1d(feature_dim, affine=False, momentum=None)
+        self.members = nn.ModuleList(members)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (b, f) -> (b, d)."""
+        features = self.input_norm(features)
+        units = [F.normalize(member(features).float(), dim=-1) for member in self.members]
+        return torch.cat(units, dim=-1) / len(units) ** 0.5
+
+
+def num_members(head: nn.Module) -> int:
+    """How many heads stand side by side in one."""
+    return len(head.members) if isinstance(head, MemberHeads) else 1
+
+
 def head_description(head: nn.Module) -> dict[str, Any]:
     """The values of ``model.*.head`` in a recipe that build a head again.
 
@@ -82,4 +119,7 @@ def head_description(head: nn.Module) -> dict[str, Any]:
         return {"name": "linear", "input_dropout": head.dropout.p, "bias": head.projection.bias is not None}
     if isinstance(head, MlpHead):
         return {"name": "mlp", **head.settings}
+    if isinstance(head, MemberHeads):
+        norm = "none" if isinstance(head.input_norm, nn.Identity) else "batch"
+        return {**head_description(head.members[0]), "members": len(head.members), "input_norm": norm}
     raise ConfigError(f"a head of type {type(head).__name__} cannot be saved")

@@ -20,6 +20,7 @@ import mmcl
 from mmcl.config import HeadSection
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
+from mmcl.models.adapters.lora import without_adapters
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.encoder import Encoder, build_head
 from mmcl.models.heads import LinearHead, head_description
@@ -130,7 +131,7 @@ def save_pretrained(model: DualEncoder, folder: str | Path) -> Path:
     """Write a model as a folder that ``mmcl.load`` reads, and plain transformers too where it can hold the model.
 
     Args:
-        model: the model; nothing of it is changed.
+        model: the model; nothing of it is changed. LoRA adapters are written as part of the weights.
         folder: made when missing; files of an earlier model in it are replaced.
 
     Returns:
@@ -138,6 +139,7 @@ def save_pretrained(model: DualEncoder, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    model = without_adapters(model)
     obstacle = transformers_obstacle(model)
     description = {
         "format": FORMAT,
@@ -234,6 +236,7 @@ def _load_own_layout(model: DualEncoder, folder: Path) -> None:
 def _restore_encoder(description: dict[str, Any], modality: str, folder: Path, module: Any) -> Encoder:
     side = description[modality]
     tower = _restore_tower(side, modality, folder, module)
+    tower.choose_pooling(side["pooling"])
     head = build_head(HeadSection.model_validate(side["head"]), tower, description["embedding_dim"])
     return Encoder(tower, head, pooling=side["pooling"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,9 @@ from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.momentum import MomentumEncoders
 from mmcl.negatives.embedding_queue import EmbeddingQueue
 from mmcl.negatives.hardness import HardnessSchedule
+from mmcl.noise.feature_mixup import FeatureMixup
+from mmcl.noise.trust import PairTrust
+from mmcl.objectives.pair_losses import pair_losses
 
 
 class ImageTextObjective(nn.Module):
@@ -25,6 +29,9 @@ class ImageTextObjective(nn.Module):
     arXiv:1911.05722; both modalities: Li et al. 2021, arXiv:2107.07651). The batch's own embeddings, with gradient, are
     the positives and the negatives within the batch; a negative of a row's own group is left out.
 
+    Where data are noisy, each pair's own loss is kept, and a pair weighs as far as it is trusted, in proportion to the
+    others of the batch. A pair that is not trusted is no positive of the rest of its group, and no negative either.
+
     Args:
         model: the dual encoder.
         loss: ``loss(image, text, logit_scale, *, logit_bias, group_ids, gathered, offset, **loss_options) -> ()``;
@@ -33,6 +40,8 @@ class ImageTextObjective(nn.Module):
         use_groups: whether rows of one group are positives of one another.
         negatives: the size of the queue, and the momentum of its encoders.
         hardness_schedule: of the loss's option ``hardness``, where that changes over the run.
+        trust: which pairs are trusted; None: all.
+        mixup: mixes features before the heads; None: they stay as they are.
         chance: the loss of a model that cannot tell a number of rows, further captions and further images apart; None:
             there is no such loss.
         loss_options: further keyword arguments of the loss.
@@ -46,28 +55,38 @@ class ImageTextObjective(nn.Module):
         use_groups: bool = True,
         negatives: NegativesSection | None = None,
         hardness_schedule: HardnessSchedule | None = None,
+        trust: PairTrust | None = None,
+        mixup: FeatureMixup | None = None,
         chance: Callable[[int, int, int], float] | None = None,
         **loss_options: Any,
     ) -> None:
         super().__init__()
         self.model = model
         self._loss, self._use_groups, self._loss_options, self._chance = loss, use_groups, loss_options, chance
-        self.hardness = hardness_schedule
+        self.hardness, self.trust, self.mixup = hardness_schedule, trust, mixup
         self.queue = self.momentum = None
         if negatives is not None and negatives.queue_size > 0:
             self.queue = EmbeddingQueue(negatives.queue_size, model.embedding_dim)
             self.momentum = MomentumEncoders(model, negatives.queue_momentum)
+        elif trust is not None and trust.needs_ema:
+            self.momentum = MomentumEncoders(model, trust.section.ema_momentum)
         self._keys: tuple[Tensor, Tensor, Tensor] | None = None  # what the queue takes in behind the step
+        self._judged: tuple[Tensor, Tensor] | None = None  # rows and losses of pairs, taken in behind the step
         self._rows, self._further = 1, (0, 0)  # of the last loss: rows; further captions and images
 
     def embed(self, batch: Batch) -> Embeddings:
         """Run the encoders: the only place where they run."""
+        image, text, mixed_ids = batch.image, batch.text, None
+        if self.mixup is not None:
+            image, text, mixed_ids = self._mixed(batch)
         embeddings = Embeddings(
-            image=self.model.encode_image(**batch.image),
-            text=self.model.encode_text(**batch.text),
+            image=self.model.encode_image(**image),
+            text=self.model.encode_text(**text),
             group_ids=batch.group_ids,
             logit_scale=self.model.logit_scale,
             logit_bias=self.model.logit_bias,
+            rows=None if self.trust is None else batch.rows,
+            mixed_ids=mixed_ids,
         )
         if batch.negative_text is not None:
             embeddings.negative_text = self.model.encode_text(**batch.negative_text.inputs)
@@ -83,7 +102,12 @@ class ImageTextObjective(nn.Module):
     forward = embed
 
     def loss(self, embeddings: Embeddings) -> dict[str, Tensor]:
-        """Judge embeddings; runs no encoder. ``{"loss": (), "logit_scale": ()}``, and ``hardness`` where it changes."""
+        """Judge embeddings; runs no encoder.
+
+        Returns:
+            ``{"loss": (), "logit_scale": ()}``; also ``hardness`` where it changes, and ``noise/...`` where pairs are
+            judged.
+        """
         everyone = embeddings.gathered or embeddings
         negatives = self._negatives_of(everyone)
         if self.queue is not None:
@@ -93,19 +117,30 @@ class ImageTextObjective(nn.Module):
         options = dict(self._loss_options)
         if self.hardness is not None:
             options["hardness"] = float(self.hardness.value)
+        groups = embeddings.group_ids if self._use_groups else None
+        if embeddings.mixed_ids is not None:
+            groups, options["exclude_ids"] = None, everyone.mixed_ids
+        gathered = embeddings.gathered
+        if self.trust is not None:
+            self._judged = (everyone.rows, self._pair_losses(everyone))
+            if self.trust.has_begun:
+                groups, gathered, further = self._trusted(embeddings, everyone)
+                options |= further
         value = self._loss(
             embeddings.image,
             embeddings.text,
             embeddings.logit_scale,
             logit_bias=embeddings.logit_bias,
-            group_ids=embeddings.group_ids if self._use_groups else None,
-            gathered=embeddings.gathered,
+            group_ids=groups,
+            gathered=gathered,
             offset=embeddings.offset,
             **negatives,
             **options,
         )
         terms = {"loss": value, "logit_scale": embeddings.logit_scale.detach().reshape(())}
-        return terms if self.hardness is None else {**terms, "hardness": self.hardness.value.clone()}
+        if self.hardness is not None:
+            terms["hardness"] = self.hardness.value.clone()
+        return terms if self.trust is None else {**terms, **self.trust.summary()}
 
     @torch.no_grad()
     def after_step(self, *, loss: float = math.nan, done: float = 0.0) -> None:
@@ -123,6 +158,11 @@ class ImageTextObjective(nn.Module):
         if self._keys is not None:
             self.queue.put(*self._keys)
             self._keys = None
+        if self._judged is not None:
+            self.trust.take(*self._judged)
+            self._judged = None
+        if self.mixup is not None:
+            self.mixup.after_step()
 
     def chance_loss(self, batch_size: int) -> float | None:
         """The loss of a model that cannot tell pairs apart, with as many further negatives as the last loss had.
@@ -145,3 +185,45 @@ class ImageTextObjective(nn.Module):
                 if parts:
                     found[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
         return found
+
+    def _mixed(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Inputs of both encoders, with mixed features in place of what they were made from; ids of their parts."""
+        mixing = self.mixup(batch.rows)
+
+        def mixed(modality: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            features = inputs.get("features")
+            if features is None:
+                features = self.model.encoder(modality).features(**inputs)
+            return {"features": mixing.of(features)}
+
+        ids = batch.group_ids if self._use_groups else batch.rows
+        return mixed("image", batch.image), mixed("text", batch.text), mixing.components(ids)
+
+    def _pair_losses(self, everyone: Embeddings) -> Tensor:
+        """(n,) of the pairs of all processes, the same on each of them."""
+        image, text = everyone.image, everyone.text
+        if self.trust.needs_ema:
+            image, text = everyone.key_image, everyone.key_text
+        groups = everyone.group_ids if self._use_groups else None
+        return pair_losses(image.detach(), text.detach(), everyone.logit_scale.detach(), group_ids=groups)
+
+    def _trusted(
+        self, embeddings: Embeddings, everyone: Embeddings
+    ) -> tuple[Tensor | None, Embeddings | None, dict[str, Tensor]]:
+        """Groups without pairs that are not trusted, here and of all processes; the loss's further options."""
+        weights = self.trust.of_rows(everyone.rows)
+        mean = weights.mean()
+        own = self.trust.of_rows(embeddings.rows)
+        options = {"weights": own / torch.where(mean > 0, mean, 1.0)}
+        if not self._use_groups:
+            return None, embeddings.gathered, options
+
+        def alone(part: Embeddings) -> Tensor:
+            # A group of its own, beside -1, which stands for none.
+            return torch.where(self.trust.trusted(part.rows), part.group_ids, -2 - part.rows)
+
+        options["exclude_ids"] = everyone.group_ids  # of its former group it is no negative either
+        gathered = embeddings.gathered
+        if gathered is not None:
+            gathered = dataclasses.replace(gathered, group_ids=alone(gathered))
+        return alone(embeddings), gathered, options

@@ -1,1 +1,1 @@
-"""What a training will cost, before it starts."""
+"""What a training will cost, before it starts: `planning.make_plan`."""

@@ -12,20 +12,20 @@ from torch import nn
 
 from mmcl.config import EvaluateSection
 from mmcl.errors import ConfigError, ShapeError, TrainingError
-from mmcl.models.ema import ExponentialMovingAverage
+from mmcl.models.averaging import AveragedWeights
 from mmcl.training.gather import broadcast_object, rank
 from mmcl.training.progress import Progress
 from mmcl.training.protocols import Hooks
 
 
 class Judging:
-    """Judges the weights that would be shipped: the moving average where there is one.
+    """Judges the weights that would be shipped: their average where there is one.
 
     Args:
         section: the recipe's ``evaluate``.
         hooks: ``judge`` and ``save_model``.
         model: what is trained.
-        ema: its moving average, or None.
+        average: of its weights, or None.
         folder: where the best model goes.
         total_steps: of the run; the last one is always judged.
         batches_per_epoch: to turn epochs into steps.
@@ -36,14 +36,14 @@ class Judging:
         section: EvaluateSection,
         hooks: Hooks,
         model: nn.Module,
-        ema: ExponentialMovingAverage | None,
+        average: AveragedWeights | None,
         *,
         folder: Path,
         total_steps: int,
         batches_per_epoch: int,
     ) -> None:
         self._folder = folder
-        self._section, self._hooks, self._model, self._ema = section, hooks, model, ema
+        self._section, self._hooks, self._model, self._average = section, hooks, model, average
         self._total_steps = total_steps
         self._every = section.every_steps or max(1, round((section.every_epochs or 1.0) * batches_per_epoch))
 
@@ -111,4 +111,4 @@ class Judging:
             ) from error
 
     def _final_weights(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._ema is None else self._ema.swapped_in(self._model)
+        return contextlib.nullcontext() if self._average is None else self._average.swapped_in(self._model)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from mmcl.config import DataSection
 from mmcl.data.batches.reader_processes import ReaderProcesses, deaths_explained
+from mmcl.doctor.finding import Finding
+from mmcl.doctor.live.dead_workers import death_of_worker
+from mmcl.errors import DataError
 from mmcl.training.protocols import Reader
-
-__all__ = ["MOST_WORKERS", "deaths_explained", "number_of_workers", "start_readers"]
 
 MOST_WORKERS = 8
 
@@ -41,3 +44,27 @@ def start_readers(reader: Reader, section: DataSection, device: torch.device) ->
     """What reads a run's batches: worker processes as ``data.workers`` and ``data.prefetch`` say, or this process."""
     workers = number_of_workers(section.workers, device=device, is_cheap=reader.is_cheap)
     return ReaderProcesses(reader, workers=workers, prefetch=section.prefetch, device=device)
+
+
+@contextmanager
+def deaths_examined(readers: Callable[[], ReaderProcesses | None], tell: Callable[[Finding], object]) -> Iterator[None]:
+    """Within it, the death of a reader process is a DataError that names its signal and the usual cause of that.
+
+    Args:
+        readers: the reader processes as they are; None: none.
+        tell: told the finding before the error is raised.
+
+    Raises:
+        DataError: a reader process died.
+    """
+    try:
+        with deaths_explained():
+            yield
+    except DataError as error:
+        said, _, _ = str(error).partition("; the usual cause")
+        if not said.startswith("a reader process died"):
+            raise
+        processes = readers()
+        finding = death_of_worker(str(error), [] if processes is None else processes.exit_codes())
+        tell(finding)
+        raise DataError(f"{said}. {finding.evidence} {finding.next_step}") from error

@@ -21,6 +21,7 @@ class Group(Protocol):
     parameters: list[nn.Parameter]
     learning_rate: float
     weight_decay: float
+    thaws_at: float | None
 
 
 def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
@@ -67,7 +68,7 @@ def build_optimizer(groups: Sequence[Group], section: OptimizerSection) -> torch
         options["momentum"] = section.momentum
     described = [
         {"params": g.parameters, "lr": g.learning_rate, "base_lr": g.learning_rate, "name": g.name}
-        | {"weight_decay": g.weight_decay}
+        | {"weight_decay": g.weight_decay, "thaws_at": g.thaws_at}
         for g in groups
     ]
     kind = _optimizer_class(section.name)

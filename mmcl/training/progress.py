@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mmcl.batch import SkippedRow
+from mmcl.doctor.finding import Finding
 
 
 @dataclass
@@ -49,6 +50,7 @@ class TrainingResult:
         peak_memory_mb: of the main process (CPU), or allocated (GPU).
         evaluations: every evaluation, in order, with its step.
         chance_loss: the loss of a model that cannot tell pairs apart, at the last step; None where the loss has none.
+        findings: what the doctor said on the way.
     """
 
     progress: Progress
@@ -58,6 +60,7 @@ class TrainingResult:
     peak_memory_mb: float = 0.0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     chance_loss: float | None = None
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def interrupted(self) -> bool:

@@ -19,14 +19,14 @@ from mmcl.batch import SkippedRow
 from mmcl.config import parse_yaml
 from mmcl.errors import ConfigError
 
-CONFIG, METRICS, SKIPPED = "config.yaml", "metrics.jsonl", "skipped.jsonl"
+CONFIG, METRICS, SKIPPED, FINDINGS = "config.yaml", "metrics.jsonl", "skipped.jsonl", "findings.jsonl"
 CHECKPOINTS, LAST, MODEL = "checkpoints", "last", "model"
 
 # What may differ when a run goes on: how long, how it is watched, where it reads, in what pieces; never what is learnt.
 _RESUMABLE = (
     *("run.dir", "run.tracker", "run.num_processes"),
-    *("train.max_minutes", "train.log_every", "train.micro_batch_size", "data.workers"),
-    *("data.prefetch", "data.cache_tokens"),
+    *("train.max_minutes", "train.log_every", "train.micro_batch_size", "train.doctor"),
+    *("data.workers", "data.prefetch", "data.cache_tokens"),
 )
 _RESUMABLE_SECTIONS = ("evaluate", "checkpoint", "smoke")
 
@@ -131,7 +131,8 @@ class RunFolder:
             probe.touch()
             probe.unlink()
             if not resume:
-                self.skipped.unlink(missing_ok=True)  # of a start that failed before its first step
+                for name in (SKIPPED, FINDINGS):  # of a start that failed before its first step
+                    (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"run folder {self.path} cannot be written ({error.strerror or error}); set run.dir"
@@ -166,11 +167,13 @@ class RunFolder:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """One line of ``metrics.jsonl``."""
+    def append_metrics(self, record: dict[str, Any]) -> dict[str, Any]:
+        """One line of ``metrics.jsonl``; the record as it was written."""
+        record = _finite(record)
         if self.writes:
             with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_finite(record)) + "\n")
+                file.write(json.dumps(record) + "\n")
+        return record
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``, without a half-written last one."""
@@ -182,6 +185,23 @@ class RunFolder:
         if self.writes and path.exists():
             kept = [json.dumps(record) + "\n" for record in self.read_metrics() if record.get("step", 0) <= step]
             self._replace(path, "".join(kept))
+
+    def append_finding(self, record: dict[str, Any]) -> None:
+        """One line of ``findings.jsonl``."""
+        if self.writes:
+            with (self.path / FINDINGS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_finite(record), ensure_ascii=False) + "\n")
+
+    def read_findings(self) -> list[dict[str, Any]]:
+        """The lines of ``findings.jsonl``, each with its step."""
+        return _read_lines(self.path / FINDINGS)
+
+    def drop_findings_after(self, step: int) -> None:
+        """Forget findings of steps that a resumed run will make again."""
+        path = self.path / FINDINGS
+        if self.writes and path.exists():
+            kept = [record for record in self.read_findings() if record.get("step", 0) <= step]
+            self._replace(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def append_skipped(self, rows: list[SkippedRow]) -> None:
         """Rows that were left out, one a line of ``skipped.jsonl``."""

@@ -17,6 +17,11 @@ class Schedule:
     cosine ``m + (1 - m)(1 + cos(pi p)) / 2`` (arXiv:1608.03983 eq. 5, one cycle), linear ``1 - (1 - m) p``, constant 1,
     exponential ``gamma ** p``, step ``gamma ** (milestones passed)``, plateau ``gamma ** drops``.
 
+    What thaws on the way (a group with ``thaws_at``) gets, from its first step on, a linear warm-up of its own on top
+    of that factor: its optimizer has no moments yet, and the heads before it a large gradient. Source: fine-tuning
+    behind linear probing starts a schedule of its own (Kumar et al. 2022, arXiv:2202.10054, appendix B). Deviation: here
+    the factor of the run goes on falling.
+
     Args:
         section: the recipe's ``schedule``.
         total_steps: of the whole run.
@@ -27,6 +32,9 @@ class Schedule:
         self.section, self.total_steps, self.maximise = section, total_steps, maximise
         asked = section.warmup_steps
         self.warmup_steps = min(total_steps, round(section.warmup_share * total_steps) if asked is None else asked)
+        own = section.thaw_warmup_steps
+        self.thaw_warmup_steps = self.warmup_steps if own is None else own
+        self.thawed: dict[str, int] = {}  # epoch of thawing -> the first step with it
         self.drops, self.stale, self.best = 0, 0, -math.inf
 
     def factor(self, step: int) -> float:
@@ -47,11 +55,18 @@ class Schedule:
         return max(floor, gamma**self.drops)  # constant never drops
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        """Set every group's rate for a step; returns the factor."""
+        """Set every group's rate for a step; returns the factor of those that trained from the start."""
         factor = self.factor(step)
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+            group["lr"] = group["base_lr"] * factor * self._since_thawing(group, step)
         return factor
+
+    def _since_thawing(self, group: dict[str, Any], step: int) -> float:
+        epoch = group.get("thaws_at")
+        if epoch is None or not group["params"][0].requires_grad:
+            return 1.0
+        first = self.thawed.setdefault(str(epoch), step)
+        return min(1.0, (step - first + 1) / self.thaw_warmup_steps) if self.thaw_warmup_steps else 1.0
 
     def saw_metric(self, value: float) -> None:
         """Tell the plateau schedule an evaluation's result."""
@@ -67,8 +82,9 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """What resume needs."""
-        return {"drops": self.drops, "stale": self.stale, "best": self.best}
+        return {"drops": self.drops, "stale": self.stale, "best": self.best, "thawed": dict(self.thawed)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict``."""
         self.drops, self.stale, self.best = state["drops"], state["stale"], state["best"]
+        self.thawed = dict(state.get("thawed", {}))  # of a checkpoint written before there was one

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from mmcl.batch import Batch
 from mmcl.config import Recipe
+from mmcl.doctor.finding import Finding
+from mmcl.doctor.live.not_finite import Source, find_source
 from mmcl.errors import ConfigError, DataError, ShapeError, TrainingError
 from mmcl.logs import get_logger
-from mmcl.models.ema import ExponentialMovingAverage
+from mmcl.models.averages import build_average
 from mmcl.training.batch_norms import BatchNorms
 from mmcl.training.checkpoint import (
     Checkpoint,
@@ -37,14 +39,16 @@ from mmcl.training.gather import (
 from mmcl.training.grad_cache import MicroBatches
 from mmcl.training.gradients import Gradients, WholeBatch
 from mmcl.training.judging import Judging
-from mmcl.training.loading import deaths_explained, start_readers
+from mmcl.training.loading import deaths_examined, start_readers
 from mmcl.training.loss_watch import LossWatch
 from mmcl.training.progress import Progress, TrainingResult, peak_memory_mb
 from mmcl.training.protocols import Batches, Hooks, Objective, Reader
 from mmcl.training.runs import RunFolder
 from mmcl.training.schedules import Schedule
+from mmcl.training.sharpness import SharpnessAware
 from mmcl.training.skips import SkipLedger
 from mmcl.training.stopping import StopSignals
+from mmcl.training.watching import Watching
 
 log = get_logger(__name__)
 
@@ -93,21 +97,21 @@ class Trainer:
         self.progress = Progress()
         self.total_steps = recipe.train.max_steps or math.ceil(recipe.train.epochs * len(batches))
         self.schedule = Schedule(recipe.schedule, self.total_steps, maximise=recipe.evaluate.mode == "max")
-        ema = recipe.train.ema
-        self.ema = ExponentialMovingAverage(objective.model, ema.decay) if ema.enabled else None
+        self.average = build_average(recipe.train, objective.model, total_steps=self.total_steps)
         largest = -(-len(reader) // len(batches))
-        self.watch = LossWatch(batch_size=largest, warmup_steps=self.schedule.warmup_steps)
+        self.watch = LossWatch(batch_size=largest)
+        self.watching = Watching(recipe, run, self.objective, total_steps=self.total_steps)
         self.judging = Judging(
             recipe.evaluate,
             hooks,
             objective.model,
-            self.ema,
+            self.average,
             folder=run.model,
             total_steps=self.total_steps,
             batches_per_epoch=len(batches),
         )
         parts = {"optimizer": self.optimizer, "schedule": self.schedule, "watch": self.watch}
-        parts |= {"ema": self.ema, "scaler": accelerator.scaler}
+        parts |= {"ema": self.average, "scaler": accelerator.scaler}
         self._stateful = {name: part for name, part in parts.items() if part is not None}
         self.evaluations: list[dict[str, Any]] = []
         norms = [part for part in objective.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
@@ -119,6 +123,8 @@ class Trainer:
         if size is not None:
             share = -(-largest // world_size())
             self.gradients = MicroBatches(self.objective, accelerator, size=size, share=share)
+        if recipe.optimizer.sam_rho is not None:
+            self.gradients = SharpnessAware(self.gradients, self.objective, rho=recipe.optimizer.sam_rho)
         self._trained: list[nn.Parameter] = []
         self._readers: Any = None  # started with the first epoch
 
@@ -143,7 +149,7 @@ class Trainer:
             set_random_state(random)
         if not self.progress.finished:
             try:
-                with StopSignals() as signals, deaths_explained():
+                with StopSignals() as signals, deaths_examined(lambda: self._readers, self._tell):
                     self.progress.stopped_by = self._train(signals)
             finally:
                 self._let_readers_go()
@@ -157,6 +163,7 @@ class Trainer:
             peak_memory_mb=peak_memory_mb(),
             evaluations=self.evaluations,
             chance_loss=self.watch.chance,
+            findings=self.watching.findings,
         )
 
     def _train(self, signals: StopSignals) -> str:
@@ -167,6 +174,7 @@ class Trainer:
             return "done"
         began, before = time.perf_counter(), progress.seconds
         mark = saved = began
+        self.watching.wait()
         for batch, size in self._batches():
             record = self._step(batch, size)
             now = time.perf_counter()
@@ -187,6 +195,7 @@ class Trainer:
             if late:
                 return "max_minutes"
             mark = time.perf_counter()
+            self.watching.wait()
         raise DataError(f"no batch of epoch {progress.epoch} can be read on every process; see {self.run.skipped}")
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:
@@ -238,6 +247,7 @@ class Trainer:
             return None
         factor = self.schedule.apply(self.optimizer, progress.step)
         self.optimizer.zero_grad(set_to_none=True)
+        self.watching.begin(batch, step=progress.step + 1)
         try:
             terms = self.gradients(batch, sizes)
         except ShapeError as error:  # the shapes are ours: what a loss refuses here is a value, such as a scale of 0
@@ -245,16 +255,18 @@ class Trainer:
             raise
         loss = self._average(terms["loss"] * process_weight(sizes))
         chance = self.watch.chance = self.objective.chance_loss(sum(sizes))
-        self._stop_on(self.watch.complaint(loss, step=progress.step), loss, batch)
+        self._stop_on(self.watch.complaint(loss), loss, batch, diverged=math.isfinite(loss))
         limit = self.recipe.train.max_grad_norm
         grad_norm = float(self.accelerator.clip_grad_norm_(self._trained, math.inf if limit is None else limit))
         if not math.isfinite(grad_norm) and self.accelerator.scaler is None:  # a scaler leaves such a step out itself
-            self._stop_on(f"the loss is {loss:.4g}, but its gradient is {grad_norm}.", loss, batch)
+            self._stop_on(f"the loss is {loss:.4g}, but its gradient is {grad_norm}.", loss, batch, diverged=False)
+        self.watching.before_update(grad_norm)
         self.optimizer.step()
+        self.watching.skipped_updates += self.optimizer.step_was_skipped
         self._norms.share()
         self.objective.after_step(loss=loss, done=(progress.step + 1) / self.total_steps)
-        if self.ema is not None:
-            self.ema.update(self.objective.model)
+        if self.average is not None:
+            self.average.update(self.objective.model)
         progress.step += 1
         progress.last_loss, progress.smooth_loss = loss, self.watch.average
         if progress.first_loss is None:
@@ -267,18 +279,24 @@ class Trainer:
             **{name: float(value) for name, value in terms.items() if name != "loss"},
             "lr": self.optimizer.param_groups[0]["base_lr"] * factor,
             "grad_norm": grad_norm,
+            **self.watching.after_update(),
         }
         if progress.micro_batch_size != self.gradients.size:  # said once, and kept for a resumed run
             record["micro_batch_size"] = progress.micro_batch_size = self.gradients.size
         return record
 
-    def _stop_on(self, complaint: str | None, loss: float, batch: Batch) -> None:
-        """Raise with the step and its rows; the same on every process."""
+    def _stop_on(self, complaint: str | None, loss: float, batch: Batch, *, diverged: bool = False) -> None:
+        """Raise with the step, its rows and, where it has not merely diverged, the source; alike on every process."""
         if complaint is None:
             return
         step = self.progress.step + 1
         names = [self.hooks.row_name(int(row)) for rows in gather_objects(batch.rows.tolist()) for row in rows]
-        listing = self.run.write_json("stopped_batch.json", {"step": step, "loss": str(loss), "rows": names})
+        details: dict[str, Any] = {"step": step, "loss": str(loss), "rows": names}
+        source = None if diverged else self._source(batch)
+        self.watching.stopped(complaint, loss=loss, source=source, step=step)
+        if source is not None:
+            complaint, details = f"{complaint} {source.sentence}", {**details, "source": source.to_dict()}
+        listing = self.run.write_json("stopped_batch.json", details)
         optimizer, train = self.recipe.optimizer, self.recipe.train
         advice = [f"a lower optimizer.learning_rate (now {optimizer.learning_rate:g})"]
         advice.append(f"a longer schedule.warmup_steps (now {self.schedule.warmup_steps})")
@@ -290,6 +308,19 @@ class Trainer:
             f"step {step}: {complaint} Rows of the batch: {', '.join(names[:6])}{' ...' if len(names) > 6 else ''} "
             f"(all in {listing}). Try {', '.join(advice)}; look at these rows if it happens at the same step again"
         )
+
+    def _source(self, batch: Batch) -> Source:
+        """Where what is not finite came from; the first process that finds it says so."""
+        source = find_source(
+            self.objective,
+            batch.to(self.accelerator.device),
+            size=self.gradients.size,
+            autocast=self.accelerator.autocast,
+        )
+        return next((found for found in gather_objects(source) if found.kind != "unknown"), source)
+
+    def _tell(self, finding: Finding) -> None:
+        self.watching.tell(finding, step=self.progress.step)
 
     def _average(self, value: Tensor) -> float:
         return float(self.accelerator.reduce(value, "mean")) if world_size() > 1 else float(value)
@@ -324,7 +355,8 @@ class Trainer:
         if not due and "micro_batch_size" not in record:
             return
         record = {**record, "seconds": round(progress.seconds, 3), "peak_memory_mb": round(peak_memory_mb(), 1)}
-        self.run.append_metrics(record)
+        record |= self.watching.times()
+        self.watching.observe(self.run.append_metrics(record))
         self._track(record)
 
     def _track(self, record: dict[str, Any]) -> None:
@@ -344,7 +376,7 @@ class Trainer:
         self.schedule.saw_metric(metrics[self.recipe.evaluate.metric])
         record = {"step": progress.step, "epoch": round(progress.fractional_epoch(len(self.batches)), 4), **metrics}
         self.evaluations.append(record)
-        self.run.append_metrics(record)
+        self.watching.observe(self.run.append_metrics(record))
         self._track(metrics)
         if self.hooks.display is not None:
             self.hooks.display.evaluation(metrics, step=progress.step)
@@ -354,6 +386,7 @@ class Trainer:
         progress = self.progress
         if progress.stopped_by.startswith("SIG"):
             return
+        self.watching.finish(step=progress.step)
         progress.finished = progress.stopped_by != "max_minutes"
         if not progress.finished and self.judging.is_on and progress.evaluated_step != progress.step:
             # Judged behind the checkpoint: a resumed run is the same as one that was never stopped.
@@ -413,6 +446,7 @@ class Trainer:
         for name, part in self._stateful.items():
             part.load_state_dict(checkpoint.states[name])
         self.run.drop_metrics_after(self.progress.step)
+        self.watching.resume(step=self.progress.step)
         self.evaluations = [record for record in self.run.read_metrics() if "loss" not in record]
         self.accelerator.wait_for_everyone()
         return checkpoint.random[rank()]

@@ -31,11 +31,13 @@ def test_shapes_as_files(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["emojis", "-o", "out"], 2, "known are emoji, shapes; did you mean 'emoji'"),
+        (["emojis", "-o", "out"], 2, "known are emoji, shapes, digits; did you mean 'emoji'"),
         (["coco", "-o", "out"], 2, "there is no data set 'coco' to make"),
         (["emoji"], 2, "--out"),
         (["emoji", "-o", "out", "--train", "4"], 2, "--train is no option of emoji; it has --google"),
         (["shapes", "-o", "out", "--google", "x"], 2, "--google is no option of shapes; it has --train"),
+        (["digits", "-o", "out", "--seed", "1"], 2, "--seed is no option of digits; it has --image-size"),
+        (["digits", "-o", "out", "--image-size", "2"], 1, "at least 8 pixels, got 2"),
         (["shapes", "-o", "out", "--image-size", "2"], 1, "at least 16 pixels, got 2"),
         (["emoji", "-o", "out", "--google", "none"], 1, "there is no package.json in it"),
         (["shapes", "-o", "out", "--json", "none/x.json"], 2, "--json none/x.json"),

@@ -12,6 +12,7 @@ import mmcl
 HEAVY = ("torch", "numpy", "pyarrow", "transformers", "torchvision", "timm", "open_clip", "datasets", "sklearn")
 COMMANDS = (
     ("train",),
+    ("tune",),
     ("eval", "retrieval"),
     ("eval", "zeroshot"),
     ("eval", "suite"),
@@ -27,6 +28,8 @@ COMMANDS = (
     ("eval", "forgetting"),
     ("export",),
     ("push",),
+    ("plan",),
+    ("doctor",),
     ("shrink", "dimensions"),
     ("shrink", "embeddings"),
     ("data", "audit"),

@@ -188,3 +188,45 @@ def test_a_fixed_scale_is_in_no_group(folder):
     groups = parameter_groups(model, section, OptimizerSection())
     assert id(model.log_logit_scale) not in {id(p) for group in groups for p in group.parameters}
     assert all(group.parameters for group in groups)
+
+
+def test_bitfit_trains_biases_alone(folder):
+    """What trains, by name: arXiv:2106.10199, table 1's "all bias terms", those of norms among them."""
+    model, section = _model(
+        folder, "resnet", "bert", image_values={"freeze": "biases"}, text_values={"freeze": "biases"}
+    )
+    apply_freezing(model, section)
+    for encoder in (model.image, model.text):
+        trained = {name for name, p in encoder.tower.named_parameters() if p.requires_grad}
+        biases = {name for name, _ in encoder.tower.named_parameters() if name.endswith(".bias")}
+        unused = {name for name, p in encoder.tower.named_parameters() if id(p) in unused_parameters(encoder)}
+        assert trained == biases - unused
+        assert trained
+        assert not encoder.has_fixed_features
+    model.train()
+    norms = [part for part in model.image.tower.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training for norm in norms), "their inputs' weights stay, and so do their statistics"
+    assert model.text.tower.training
+    model.image.keeps_statistics = False
+    assert all(norm.training for norm in norms if norm in model.train().image.tower.modules())
+    groups = parameter_groups(model, section, OptimizerSection())
+    assert {id(p) for g in groups for p in g.parameters} == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_bitfit_needs_biases(folder):
+    model, section = _model(folder, text="t5", text_values={"freeze": "biases"})
+    with pytest.raises(ConfigError, match=r"model\.text\.freeze is biases, but .* has none"):
+        apply_freezing(model, section)
+
+
+def test_bitfit_first_and_everything_later(folder):
+    model, section = _model(folder, text_values={"freeze": "biases", "freeze_until_epoch": 2.0})
+    apply_freezing(model, section)
+    groups = parameter_groups(model, section, OptimizerSection())
+    early = {id(p) for g in groups for p in g.parameters if g.thaws_at is None}
+    late = {id(p) for g in groups for p in g.parameters if g.thaws_at == 2.0}
+    assert early == {id(p) for p in model.parameters() if p.requires_grad}
+    assert apply_freezing(model, section, epoch=2.0)
+    assert early | late == {id(p) for p in model.parameters() if p.requires_grad}
+    assert not early & late

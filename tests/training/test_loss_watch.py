@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import signal
@@ -14,65 +13,47 @@ from mmcl.training.loss_watch import LossWatch
 from mmcl.training.stopping import StopSignals
 
 
-def watch(batch_size: int = 64, warmup_steps: int = 0) -> LossWatch:
-    return LossWatch(batch_size=batch_size, warmup_steps=warmup_steps)
+def watch(batch_size: int = 64) -> LossWatch:
+    return LossWatch(batch_size=batch_size)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_told_at_once(loss: float) -> None:
-    assert f"the loss is {loss}" in watch().complaint(loss, step=0)
-    assert watch().complaint(4.0, step=0) is None
+    assert f"the loss is {loss}" in watch().complaint(loss)
+    assert watch().complaint(4.0) is None
 
 
 def test_a_high_start_that_falls_is_no_divergence() -> None:
     own = watch()
-    assert all(own.complaint(80.0 * 0.97**step, step=step) is None for step in range(400))
+    assert all(own.complaint(80.0 * 0.97**step) is None for step in range(400))
 
 
 def test_a_loss_three_times_its_chance_and_its_best_has_diverged() -> None:
     own = watch()
-    assert all(own.complaint(2.0, step=step) is None for step in range(100))
-    told = [own.complaint(40.0, step=step) for step in range(100, 200)]
+    assert all(own.complaint(2.0) is None for step in range(100))
+    told = [own.complaint(40.0) for step in range(100, 200)]
     assert "diverged" in next(filter(None, told))
     assert told[0] is None  # a single bad batch is none
 
 
-def test_stuck_at_chance_is_told_once_and_not_in_the_warm_up(caplog: pytest.LogCaptureFixture) -> None:
-    own = watch(warmup_steps=100)
-    with caplog.at_level(logging.WARNING):
-        for step in range(300):
-            own.complaint(math.log(64), step=step)
-        assert caplog.text == ""
-        for step in range(300, 500):
-            own.complaint(math.log(64), step=step)
-    assert caplog.text.count("which is chance") == 1
-    caplog.clear()
-    learning = watch()
-    for step in range(500):
-        learning.complaint(math.log(64) * 0.9, step=step)
-    assert caplog.text == ""
-
-
-def test_a_loss_without_a_chance_value_is_measured_by_its_start(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loss_without_a_chance_value_is_measured_by_its_start() -> None:
     losses = [10.0] + 300 * [1.0] + 300 * [20.0]
     own, with_chance = watch(), watch()
     own.chance = None
-    with caplog.at_level(logging.WARNING):
-        assert all(own.complaint(loss, step=step) is None for step, loss in enumerate(losses))
-        told = [own.complaint(3000.0, step=step) for step in range(601, 700)]
+    assert all(own.complaint(loss) is None for loss in losses)
+    told = [own.complaint(3000.0) for step in range(601, 700)]
     assert "it began at 10.00" in next(filter(None, told))
-    assert caplog.text == ""  # it cannot be stuck at what there is not
     # The control: three times ln(64) is less than 20.
-    assert any(with_chance.complaint(loss, step=step) for step, loss in enumerate(losses))
+    assert any(with_chance.complaint(loss) for loss in losses)
 
 
 def test_a_watch_goes_on_from_its_state() -> None:
     own, other = watch(), watch()
     for step in range(60):
-        own.complaint(2.0 + step / 100, step=step)
+        own.complaint(2.0 + step / 100)
     other.load_state_dict(own.state_dict())
-    own.complaint(3.0, step=60)
-    other.complaint(3.0, step=60)
+    own.complaint(3.0)
+    other.complaint(3.0)
     assert other.state_dict() == own.state_dict()
     assert other.average != watch().average
 

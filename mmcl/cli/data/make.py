@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _EMOJI = ("google", "twitter", "emojibase", "images_version", "names_version")
 _SHAPES = ("train", "image_size", "seed")
-_OPTIONS = {"emoji": _EMOJI, "shapes": _SHAPES}
+_OPTIONS = {"emoji": _EMOJI, "shapes": _SHAPES, "digits": ("image_size",)}
 
 
 def make(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="emoji or shapes.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="emoji, shapes or digits.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to write.")],
     google: Annotated[
         Path | None, typer.Option(metavar="DIR", help="emoji: unpacked emoji-datasource-google, instead of npm.")
@@ -40,21 +40,25 @@ def make(
     train: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="shapes: scenes of the split train; default 32000.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(metavar="N", help="shapes: side in pixels; default 64.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(metavar="N", help="shapes, digits: side in pixels; default 64.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="S", help="shapes: which scenes; default 0.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the counts as JSON.")] = None,
 ) -> None:
     """Make a data set that everybody can make again, with a card.
 
     emoji: 1,644 emoji as Google and Twitter draw them, with their names in twenty languages, from three npm packages
-    that npm fetches, or from folders of them. shapes: the built-in scenes as files. Broken off, the same command goes
-    on.
+    that npm fetches, or from folders of them. shapes: the built-in scenes as files. digits: scikit-learn's 1,797
+    handwritten digits with captions. Broken off, the same command goes on.
 
     Example: mmcl data make emoji -o data/emoji
 
     Example: mmcl data make emoji -o data/emoji --google DIR --twitter DIR --emojibase DIR
 
     Example: mmcl data make shapes -o data/shapes --train 4000 --image-size 96 --seed 1
+
+    Example: mmcl data make digits -o data/digits
     """
     if name not in _OPTIONS:
         near = difflib.get_close_matches(name, _OPTIONS, n=1)
@@ -85,6 +89,10 @@ def _make(name: str, out: Path, options: dict[str, Any], progress: Any) -> dict[
         from mmcl.data.making.emoji import make_emoji
 
         return make_emoji(out, **options, progress=progress)
+    if name == "digits":
+        from mmcl.data.making.digits import make_digits
+
+        return make_digits(out, **options, progress=progress)
     from mmcl.data.making.shapes import make_shapes
 
     return make_shapes(out, **options, progress=progress)

@@ -178,6 +178,11 @@ class ReaderProcesses:
 
     restart = close
 
+    def exit_codes(self) -> list[int | None]:
+        """How each worker ended: negative, the signal that ended it; None: it runs. Empty without workers."""
+        batches = getattr(self._loader, "_iterator", None)
+        return [worker.exitcode for worker in getattr(batches, "_workers", ())]
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loader": None, "_plan": _Plan()}
 

@@ -46,6 +46,12 @@ _FRONT_MATTER = {
         ],
         "tags": ["emoji", "contrastive learning", "image-text retrieval"],
     },
+    "digits": {
+        "pretty_name": "Handwritten digits with captions",
+        "license": "cc-by-4.0",
+        "language": ["en"],
+        "tags": ["handwriting", "contrastive learning", "zero-shot classification"],
+    },
     "shapes": {
         "pretty_name": "Shapes, scenes drawn by code",
         "license": "apache-2.0",
@@ -67,7 +73,7 @@ def write_card(
 
     Args:
         out: the finished data set; read back for the figures.
-        name: ``emoji`` or ``shapes``: which template.
+        name: ``emoji``, ``shapes`` or ``digits``: which template.
         versions: packages that it was made of.
         command: that made it.
         progress: told what is measured.

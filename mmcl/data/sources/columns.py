@@ -61,7 +61,7 @@ def resolve_columns(
     """Canonical name -> the source's name, for every column that the source has.
 
     What the user names counts; then mmcl's own name; then a name in common use (``ALIASES``, in any case), which is
-    logged.
+    logged. Where there is a class and no caption, the class stands for the caption.
 
     Args:
         table: the source's rows.
@@ -90,6 +90,9 @@ def resolve_columns(
             found[name] = column
             if column not in _OWN.get(name, (name,)):
                 guessed[name] = column
+    if "text" not in found and "label" in found:
+        log.info("%s has no captions: the classes in column %r are taken for them", source, found["label"])
+        found["text"] = found["label"]
     for name in ("text", "image") if need_image else ("text",):
         if name not in found:
             raise DataError(_missing(table, None, name, source))

@@ -15,6 +15,7 @@ from mmcl.data.images.column import images_from_column
 from mmcl.data.images.files import FileImages
 from mmcl.data.sources.cells import as_lists, as_text
 from mmcl.data.sources.columns import resolve_columns, take_column
+from mmcl.data.sources.loose_images import class_text
 from mmcl.data.sources.rows import RawRows
 from mmcl.data.splits.names import canonical_split
 from mmcl.errors import DataError
@@ -32,7 +33,8 @@ def normalise(raw: RawRows, *, name: str, columns: Mapping[str, str] | None = No
     """Build the data set of a source's rows.
 
     Captions are trimmed and blank ones removed; a row without a caption or without an image is dropped and listed in
-    ``skipped``. Rows that name the same image file, and agree in label, group and domain, become one row with all their
+    ``skipped``. Where the classes are the captions (``text`` and ``label`` are one column), ``_`` and ``-`` in them
+    become spaces, and the images of a class belong together. Rows that name the same image file, and agree in label, group and domain, become one row with all their
     captions: repeated, an image would be a negative of itself. Labels, groups, domains and ids become strings; the
     id of an image file is its path where no column gives one. Ids that name several rows are kept and warned of: rows
     are told apart by number, ids only name them to people and in files. Other columns are kept as they are.
@@ -49,10 +51,12 @@ def normalise(raw: RawRows, *, name: str, columns: Mapping[str, str] | None = No
     if not len(raw):
         raise DataError(_nothing_left(name, len(raw.skipped), list(raw.skipped)))
     names = resolve_columns(raw.table, columns or {}, source=raw.source, need_image=raw.images is None)
+    if names["text"] == names.get("label") and "group" not in (columns or {}):
+        names["group"] = names["label"]  # equal captions are no negatives of one another
     images, reasons = raw.images, None
     if images is None:
         images, reasons = images_from_column(take_column(raw.table, names["image"]), root=raw.root, source=raw.source)
-    texts = _captions(raw, names["text"])
+    texts = _captions(raw, names)
     reasons = _reasons(texts, reasons)
     kept = pc.is_null(reasons).to_numpy(zero_copy_only=False)
     skipped = [*raw.skipped, *_skipped_rows(raw, kept, reasons)]
@@ -93,7 +97,8 @@ def _tell_repeated_ids(ids: pa.ChunkedArray, raw: RawRows, rows: np.ndarray, *, 
     )  # fmt: skip
 
 
-def _captions(raw: RawRows, name: str) -> pa.ListArray:
+def _captions(raw: RawRows, names: Mapping[str, str]) -> pa.ListArray:
+    name = names["text"]
     cells, what = take_column(raw.table, name), f"{raw.source}: column {name!r}"
     kind = cells.type
     if pa.types.is_primitive(kind) and not pa.types.is_null(kind):
@@ -101,7 +106,9 @@ def _captions(raw: RawRows, name: str) -> pa.ListArray:
             f"{what} holds {kind} ({cells.drop_null()[0].as_py() if cells.null_count < len(cells) else None}, ...); "
             f"wanted captions, as text or lists of text: name their column with data.columns.text"
         )
-    return as_lists(cells, what=what)
+    if name != names.get("label"):
+        return as_lists(cells, what=what)
+    return as_lists(pc.fill_null(class_text(as_text(cells)), ""), what=what)
 
 
 def _reasons(texts: pa.ListArray, of_images: pa.ChunkedArray | None) -> pa.ChunkedArray:

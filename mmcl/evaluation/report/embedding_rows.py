@@ -102,6 +102,7 @@ def _geometry_rows() -> Iterator[MetricRow]:
     for way, name in _HUBS.items():
         yield MetricRow(f"geometry/hubness_{way}", f"hubness, {name}", plain=True)
         yield MetricRow(f"geometry/hub_share_{way}", f"largest hub, {name}")
+        yield MetricRow(f"geometry/never_found_{way}", f"never found, {name}")
 
 
 def _domain_rows(metrics: _Metrics) -> Iterator[MetricRow]:

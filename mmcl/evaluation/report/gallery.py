@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmcl.errors import DataError
 from mmcl.evaluation.metrics.retrieval import best_rank
-from mmcl.evaluation.report.retrieval_rows import WAYS
+from mmcl.evaluation.report.retrieval_rows import WAYS, correction_notes
 from mmcl.evaluation.report.terminal import retrieval_lines
 from mmcl.evaluation.retrieval.ranking import score_all
 from mmcl.pages.figures import draw_lines
@@ -125,6 +125,8 @@ def retrieval_page(
     galleries = result.galleries
     page = Page(title)
     page.table(["metric", "value", "95 % interval", "chance"], [list(line) for line in retrieval_lines(metrics)])
+    for note in correction_notes(metrics):
+        page.paragraph(note)
     page.figure(
         draw_lines(
             {WAYS["i2t"]: rank_curve(result.i2t), WAYS["t2i"]: rank_curve(result.t2i)},

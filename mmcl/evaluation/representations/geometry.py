@@ -73,7 +73,8 @@ class GeometryEvaluator:
             For ``image`` and ``text``: ``geometry/uniformity_<m>``, ``effective_rank_<m>``, ``dead_dimensions_<m>``,
             ``repeated_<m>`` (the share of embeddings that equal another before them). ``hubness_i2i``, ``i2t`` and
             ``t2i``: the skewness of how often an item is among the k nearest of a query (t2i: images as neighbours of
-            texts), and ``hub_share_*``: the share of queries that have the most frequent one among their k nearest.
+            texts), ``hub_share_*``: the share of queries that have the most frequent one among their k nearest, and
+            ``never_found_*``: the share of items that are among nobody's k nearest.
             ``alignment`` with ``alignment_ci95``; ``uniformity``, the mean of the two; ``modality_gap``;
             ``positive_cosine``, ``negative_cosine`` (over all images and texts of different groups; left out where
             there are none). ``num_images``, ``num_texts``, ``num_pairs``, ``num_sampled_images``,
@@ -140,6 +141,7 @@ class GeometryEvaluator:
         return {
             f"geometry/hubness_{way}": skewness(occurrence),
             f"geometry/hub_share_{way}": float(occurrence.max() / len(queries)),
+            f"geometry/never_found_{way}": float((occurrence == 0).double().mean()),
         }
 
     def _sample(self, points: Tensor) -> Tensor:

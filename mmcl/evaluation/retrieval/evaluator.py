@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from mmcl.errors import ConfigError
 from mmcl.evaluation.evaluator import Metrics
 from mmcl.evaluation.metrics.retrieval import NDCG_DEPTH, query_metrics
 from mmcl.evaluation.retrieval.both_ways import rank_both_ways
+from mmcl.evaluation.retrieval.corrected import judge_csls, judge_querybank
 from mmcl.evaluation.retrieval.directions import judge_both_ways
 from mmcl.evaluation.retrieval.folds import check_folds, judge_folds
 from mmcl.evaluation.retrieval.galleries import Galleries, distinct_captions, embed_galleries
@@ -42,11 +43,13 @@ class RetrievalResult:
         galleries: the n images and m captions that were ranked.
         i2t: the ranks of the captions of each image.
         t2i: the ranks of the images of each caption.
+        bank: what querybank normalisation takes its queries from; None: nothing.
     """
 
     galleries: Galleries
     i2t: Ranks
     t2i: Ranks
+    bank: Galleries | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,14 @@ class RetrievalEvaluator:
         same_modality: also rank images among images (``i2i``) and captions among captions (``t2t``), where an item is
             no answer to itself and groups hold several; as long again as the rest, and longer with many captions.
         folds: also give the means over so many folds of the rows; 5 for COCO's 1K figures. See `judge_folds`.
+        csls: also rank with hubness corrected by CSLS over so many neighbours (10 is usual), under names of its own:
+            see `judge_csls`. None: no.
+        querybank: other data whose images and captions correct hubness, under names of its own: see
+            `judge_querybank`. None: no.
 
     Raises:
-        ConfigError: ``ks`` is empty or holds a number below 1, or ``folds`` is below 2 or above the number of rows.
+        ConfigError: ``ks`` is empty or holds a number below 1, ``folds`` is below 2 or above the number of rows,
+            ``csls`` is below 1, or ``querybank`` holds the very data that are judged.
     """
 
     def __init__(
@@ -94,17 +102,27 @@ class RetrievalEvaluator:
         confidence: bool = True,
         same_modality: bool = True,
         folds: int | None = None,
+        csls: int | None = None,
+        querybank: ImageTextDataset | None = None,
     ) -> None:
         if not ks or min(ks) < 1:
             raise ConfigError(f"ks needs at least one cut-off, each at least 1, got {tuple(ks)}")
         if folds is not None and len(dataset):
             check_folds(folds, len(dataset), dataset.name)
+        if csls is not None and csls < 1:
+            raise ConfigError(f"csls is a number of neighbours, at least 1, got {csls}; 10 is usual")
+        if querybank is not None and querybank.fingerprint() == dataset.fingerprint():
+            raise ConfigError(
+                f"querybank {querybank.name} holds the data that are judged, whose queries would correct themselves; "
+                f"give other data, such as the split train, or csls, which says that it looks at all queries"
+            )
         self.dataset = dataset
         self.ks = tuple(sorted(set(ks)))
         self.batch_size = batch_size
         self.confidence = confidence
         self.same_modality = same_modality
         self.folds = folds
+        self.csls, self.querybank = csls, querybank
         self.primary_metric = f"retrieval/mean_recall@{self.ks[0]}"
 
     def __call__(self, embedder: Embedder) -> Metrics:
@@ -123,7 +141,10 @@ class RetrievalEvaluator:
             ShapeError: an embedding is not finite.
         """
         galleries = embed_galleries(embedder, self.dataset, batch_size=self.batch_size)
-        return rank_galleries(galleries, self.ks)
+        result = rank_galleries(galleries, self.ks)
+        if self.querybank is None:
+            return result
+        return replace(result, bank=embed_galleries(embedder, self.querybank, batch_size=self.batch_size))
 
     def per_query(self, embedder: Embedder) -> list[QueryValues]:
         """Every metric that is a mean over queries, query by query; i2t, then t2i. Raises what `rank` does."""
@@ -140,7 +161,8 @@ class RetrievalEvaluator:
             ``mrr``, ``ndcg@10``, ``map@10``, ``map`` (over the whole gallery), ``r_precision``, ``mean_rank`` and
             ``median_rank`` (from 1), ``chance_recall@k``, ``unanswerable``; the mean recall of the directions as
             ``retrieval/mean_recall@k``; ``num_images``, ``num_texts``, ``num_skipped``; the same for ``i2i`` and
-            ``t2t`` where it was asked for and some item has another of its group; and those of `judge_folds`.
+            ``t2t`` where it was asked for and some item has another of its group; and those of `judge_folds`,
+            `judge_csls` and `judge_querybank`.
         """
         galleries = result.galleries
         metrics: Metrics = {
@@ -155,6 +177,10 @@ class RetrievalEvaluator:
             metrics |= judge_same_modality(galleries.texts, galleries.text_groups, name="t2t", **options)
         if self.folds is not None:
             metrics |= judge_folds(galleries, self.dataset, folds=self.folds, ks=self.ks)
+        if self.csls is not None:
+            metrics |= judge_csls(result, k=self.csls, **options)
+        if result.bank is not None:
+            metrics |= judge_querybank(result, result.bank, **options)
         if self.dataset.has("appearance"):
             metrics |= self._read_appearance(galleries)
         return metrics

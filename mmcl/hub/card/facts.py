@@ -136,8 +136,12 @@ def _trained(source: CardSource, side: str) -> str:
         start = "random weights"
     if freeze is True:
         kept = "frozen; the head alone was trained" if until is None else f"frozen until epoch {until:g}"
+    elif freeze == "biases":
+        kept = "its biases alone trained"
     elif freeze:
         kept = f"first {freeze} blocks frozen" if isinstance(freeze, int) else "partly frozen"
     else:
         kept = "trained whole"
+    if rank := source.value(f"model.{side}.lora.rank"):
+        kept = f"frozen; LoRA adapters of rank {rank} trained and merged"
     return f"{start}, {kept}"

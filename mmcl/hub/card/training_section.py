@@ -60,10 +60,19 @@ def _settings(source: CardSource) -> list[tuple[str, str]]:
         ("logit scale", f"starts at {scale:.4g}, at most {get('model.logit_scale_max'):g}" if scale else ""),
         ("image augmentation", _changed(get("data.augment")) or "none"),
         ("captions", _changed(get("data.captions"))),
-        ("weight average", f"EMA of {get('train.ema.decay')}" if get("train.ema.enabled") else ""),
+        ("weight average", _average(source)),
         ("best by", f"`{get('evaluate.metric')}` on {get('data.split.validation')}" if get("evaluate.metric") else ""),
         ("seed", str(get("run.seed")) if get("run.seed") is not None else ""),
     ]
+
+
+def _average(source: CardSource) -> str:
+    get = source.value
+    if get("train.ema.enabled"):
+        return f"EMA of {get('train.ema.decay')}"
+    if not get("train.weight_average.enabled"):
+        return ""
+    return f"mean of the steps after {get('train.weight_average.from_share'):.0%} of the run"
 
 
 def _loss(source: CardSource) -> str:

@@ -19,6 +19,8 @@ from mmcl.models.towers.transformers_loading import first_line
 
 log = get_logger(__name__)
 
+NUM_STAGES = 3  # of pooling: stages
+
 
 class TimmTower(Tower):
     """A timm model without its classifier. What it gives is found by running it once, on one image.
@@ -43,12 +45,25 @@ class TimmTower(Tower):
         self.convolutional = self.num_prefix_tokens == 0 and not hasattr(model, "pos_embed")
         if self.convolutional:
             model.to(memory_format=torch.channels_last)
+        self._stages = 0  # how many of the last stages are pooled beside the model's own features
         tokens, self.feature_dim = self._try_out()
         # Some models (MobileNetV3) widen between tokens and pooled features; then only their own pooling fits.
         token_poolings = ("mean", "max", "attention") if tokens is not None and tokens == self.feature_dim else ()
         has_cls = bool(token_poolings) and getattr(model, "cls_token", None) is not None
         self.poolings = ("pooler", *(("cls",) if has_cls else ()), *token_poolings)
         self.default_pooling = "pooler"
+        if self.convolutional and hasattr(model, "forward_intermediates"):
+            self.poolings += ("stages",)
+
+    def choose_pooling(self, pooling: str) -> None:
+        """``stages``: the model's own features, then the mean and the maximum over places of its last three stages.
+
+        Earlier stages see colour and texture, which the last one gives up for the classes it was trained to tell apart;
+        what was frozen can then still be read (cf. Hariharan et al. 2015, arXiv:1411.5752).
+        """
+        if pooling == "stages" and pooling in self.poolings and not self._stages:
+            self._stages, self.poolings, self.default_pooling = NUM_STAGES, ("stages",), "stages"
+            self.feature_dim = self._try_out()[1]
 
     def _try_out(self) -> tuple[int | None, int]:
         """Sizes of a token (None: there are no tokens) and of the pooled features."""
@@ -70,6 +85,8 @@ class TimmTower(Tower):
         """pixel_values (b, 3, h, w) -> tokens and timm's own pooled features."""
         if self.convolutional:
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        if self._stages:
+            return self._pooled_stages(pixel_values)
         features = self.model.forward_features(pixel_values)
         pooled = self.model.forward_head(features, pre_logits=True)
         if not isinstance(features, Tensor) or features.ndim not in (3, 4):
@@ -80,6 +97,14 @@ class TimmTower(Tower):
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         mask[:, : self.num_prefix_tokens] = False
         return TowerOutput(tokens, mask, pooled)
+
+    def _pooled_stages(self, pixel_values: Tensor) -> TowerOutput:
+        last, stages = self.model.forward_intermediates(pixel_values, indices=self._stages)  # each (b, c, h, w)
+        pooled = [self.model.forward_head(last, pre_logits=True)]
+        pooled += [stage.mean((2, 3)) for stage in reversed(stages)] + [
+            stage.amax((2, 3)) for stage in reversed(stages)
+        ]
+        return TowerOutput(None, None, torch.cat(pooled, dim=1))
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -61,6 +61,9 @@ class Tower(nn.Module):
         """Encode a batch."""
         raise TypeError(f"{type(self).__name__} does not say how it encodes")
 
+    def choose_pooling(self, pooling: str) -> None:
+        """Be told the pooling before the head is built: some change what the tower gives, and so ``feature_dim``."""
+
     def example(self) -> dict[str, Tensor]:
         """Keyword inputs of one item, a black image or a one-letter caption, where the tower's weights are."""
         if self.modality == "image":
@@ -118,6 +121,14 @@ def _block_lists(model: nn.Module) -> list[tuple[str, nn.Module]]:
     largest = max(outermost, key=lambda name: _size(outermost[name]))
     alike = [(name, outermost[name]) for name in outermost if name.rstrip("0123456789") == largest.rstrip("0123456789")]
     return alike if sum(len(module) for _, module in alike) > 1 else []
+
+
+def tower_blocks(tower: Tower) -> list[tuple[str, nn.Module]]:
+    """A tower's blocks with their names in its module, first to last; see ``tower_parts``."""
+    lists = _block_lists(tower.model)
+    if not lists:
+        return [(name, child) for name, child in tower.model.named_children() if _size(child)]
+    return [(f"{name}.{place}", block) for name, blocks in lists for place, block in blocks.named_children()]
 
 
 def tower_parts(tower: Tower) -> TowerParts:

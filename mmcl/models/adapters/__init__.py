@@ -1,0 +1,1 @@
+"""Adapters: small trained additions to frozen towers."""

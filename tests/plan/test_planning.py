@@ -1,0 +1,130 @@
+"""A plan of a small training, its measurements made in this process: the sums are those of the run that follows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcl.build import train
+from mmcl.config import Recipe, load_recipe
+from mmcl.errors import ConfigError, DataError
+from mmcl.plan import processes
+from mmcl.plan.forecast import Plan
+from mmcl.plan.measurement import Measurement
+from mmcl.plan.planning import make_plan
+
+SMALL = Path(__file__).parents[1] / "training" / "small.yaml"
+FROZEN = ("model.image.freeze=true", "model.text.freeze=true")
+
+
+class Inside(processes.Measuring):
+    """The same measurements in this process, which is quicker; what they were asked for is kept."""
+
+    asked: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def _run(self, request: dict[str, Any]) -> dict[str, Any]:
+        Inside.asked.append(request)
+        recipe = Recipe.model_validate(request["recipe"])
+        answer = Measurement(recipe, {**request, "spawned": time.time()}, progress=lambda *_: None).run()
+        return {**json.loads(json.dumps(answer)), "said": []}
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr("mmcl.plan.planning.Measuring", Inside)
+    monkeypatch.setenv("MMCL_CACHE", str(tmp_path / "cache"))
+    Inside.asked = []
+    yield
+
+
+def plan_of(folder: Path, *overrides: str, **options: Any) -> Plan:
+    return make_plan(SMALL, [f"run.dir={folder / 'run'}", *overrides], steps=3, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The run that is planned below."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return train(load_recipe(SMALL, [f"run.dir={folder}", "evaluate.every_steps=5"])), folder
+
+
+def test_a_plan_says_what_the_run_then_has(tmp_path: Path, trained: tuple[Any, Path]) -> None:
+    run, folder = trained
+    plan = plan_of(tmp_path, "evaluate.every_steps=5")
+    assert sum(part.total for part in plan.parameters) == run.num_parameters
+    assert sum(part.trained for part in plan.parameters) == run.num_trainable
+    assert plan.data.total_steps == run.result.progress.step == 12
+    assert (plan.data.train, plan.data.batches_per_epoch, plan.data.rows_a_step) == (96, 6, 16)
+    assert plan.data.judged == {"validation": 24}
+    assert [phase.evaluations for phase in plan.time.phases] == [len(run.result.evaluations)] == [3]
+    written = sum(path.stat().st_size for path in (folder / "checkpoints" / "last").resolve().iterdir())
+    assert plan.disk.checkpoint == pytest.approx(written, rel=0.02)
+    model = sum(path.stat().st_size for path in (folder / "model").rglob("*") if path.is_file())
+    assert plan.disk.model == pytest.approx(model, rel=0.02)
+    assert plan.memory.peak > 0
+    assert plan.time.total >= plan.time.start + plan.time.training > 0
+    text = "\n".join(plan.sentences())
+    assert f"{run.num_parameters:,}, of which {run.num_trainable:,} are trained" in text
+    assert "12 steps" in text
+    assert json.loads(json.dumps(plan.to_dict()))["data"]["rows_a_step"] == 16
+
+
+def test_nothing_is_written_and_the_recipe_is_measured_as_it_is(tmp_path: Path) -> None:
+    plan_of(tmp_path, *FROZEN)
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.rglob("*.npy"))
+    assert [request["full"] for request in Inside.asked].count(True) == 1
+    assert all(not Path(request["folder"]).exists() for request in Inside.asked)
+    whole = next(request for request in Inside.asked if request["full"])
+    assert (whole["batch_size"], whole["micro_batch_size"]) == (16, None)
+
+
+def test_frozen_towers_features_are_to_be_computed_until_they_are_kept(tmp_path: Path) -> None:
+    fresh = plan_of(tmp_path, *FROZEN)
+    image = next(one for one in fresh.features if one.title.startswith("image"))
+    assert (image.missing, image.total) == (96, 96)
+    assert fresh.time.features > 0
+    assert fresh.disk.features >= 96 * 4 * 32
+    assert [part.cached for part in fresh.parameters if "tower" in part.name] == [True, True]
+    kept = plan_of(tmp_path, *FROZEN, keep_features=True)
+    assert list((tmp_path / "cache" / "features").rglob("*.npy"))
+    assert (kept.time.features, sum(one.missing for one in kept.features)) == (0.0, 0)
+    again = plan_of(tmp_path, *FROZEN)
+    assert (again.time.features, sum(one.missing for one in again.features)) == (0.0, 0)
+
+
+def test_towers_that_thaw_are_measured_thawed(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, *FROZEN, "model.image.freeze_until_epoch=1", "model.text.freeze_until_epoch=1")
+    assert [(phase.from_epoch, phase.steps) for phase in plan.time.phases] == [(0.0, 6), (1.0, 6)]
+    never = plan_of(tmp_path, *FROZEN, "model.image.freeze_until_epoch=7")
+    assert [phase.steps for phase in never.time.phases] == [12]
+
+
+def test_pieces_are_measured_as_pieces(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "train.batch_size=32", "train.micro_batch_size=8")
+    whole = next(request for request in Inside.asked if request["full"])
+    assert (whole["batch_size"], whole["micro_batch_size"]) == (32, 8)
+    assert plan.memory.micro_batch_size == 8
+
+
+def test_a_machine_with_less_memory_is_told_apart(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, memory=2**20)
+    assert not plan.memory.fits
+    assert (plan.memory.largest_plain, plan.advice[0].about) == (0, "memory")
+    assert "train.micro_batch_size" in plan.advice[0].next_step or "gradient_checkpointing" in plan.advice[0].next_step
+
+
+def test_a_wrong_recipe_says_what_the_training_would(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'train.batchsize'"):
+        plan_of(tmp_path, "train.batchsize=4")
+    with pytest.raises(DataError, match="nowhere"):
+        plan_of(tmp_path, "data.path=/nowhere/at/all")
+    with pytest.raises(ConfigError, match="steps is 0; want at least 1"):
+        make_plan(SMALL, steps=0)
+    with pytest.raises(ConfigError, match="memory is -1 bytes; want more than 0"):
+        make_plan(SMALL, memory=-1)

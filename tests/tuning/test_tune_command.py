@@ -1,0 +1,101 @@
+"""`mmcl tune`: its files, going on, Ctrl-C, and what it refuses before any work."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from mmcl.build import train
+from mmcl.config import load_recipe
+
+SMALL = str(Path(__file__).parents[1] / "training" / "small.yaml")
+QUICK = (
+    *("train.max_steps=4", "evaluate.every_steps=2", "model.image.freeze=true", "model.text.freeze=true"),
+    "data.path=shapes?train=48&validation=24&test=24&image_size=32",
+)
+
+
+def test_a_search_writes_a_recipe_that_trains_to_the_same_value(invoke, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out, file = tmp_path / "out", tmp_path / "tune.json"
+    command = ["tune", SMALL, *QUICK, "-o", str(out), "--seeds", "1", "--json", str(file)]
+    done = invoke(*command, "--trials", "3")
+    assert done.code == 0, done.err
+    assert "stage heads: retrieval/mean_recall@1 on validation" in done.out
+    assert "optimizer.learning_rate: 0.000188 to 0.006 (log)" in done.out
+    assert "trial 0" in done.out
+    assert "the recipe as asked" in done.out
+    assert f"mmcl train {out / 'best.yaml'}" in done.out
+    found = json.loads(file.read_text())
+    records = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    search, repeats = records[:3], records[3:]
+    assert [record["label"] for record in search] == ["heads 0", "heads 1", "heads 2"]
+    assert {record["seed"] for record in repeats} == {1}
+    with (out / "trials.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [float(row["value"]) for row in rows] == [record["value"] for record in records]
+    assert "<svg" in (out / "report.html").read_text()
+    assert "## What mattered" in (out / "report.md").read_text()
+
+    # The recipe that is written trains to what the search saw of it.
+    best = next(record for record in search if record["label"] == found["winner"]) if found["settings"] else search[0]
+    run = train(load_recipe(out / "best.yaml", [f"run.dir={tmp_path / 'run'}"]))
+    assert run.result.progress.best == best["value"]
+    assert (out / "best.yaml").read_text().startswith(f"# mmcl train {out / 'best.yaml'}\n")
+
+    assert "already holds a search" in invoke(*command, "--trials", "4").err
+    again = invoke(*command, "--trials", "4", "--resume")
+    assert again.code == 0, again.err
+    assert "trial 3" in again.out
+    assert "trial 2" not in again.out.partition("on validation  ")[0].replace("(trial 2)", "")
+    other = invoke(*command, "--trials", "4", "--resume", "--metric", "retrieval/i2t_mrr")
+    assert other.code == 2
+    assert "was begun with metric 'retrieval/mean_recall@1', now asked is 'retrieval/i2t_mrr'" in other.err
+
+
+def test_ctrl_c_keeps_what_is_there(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmcl.cli.tune import SearchDisplay
+
+    shown = SearchDisplay.trial
+
+    def interrupting(self, record) -> None:
+        shown(self, record)
+        if record.number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SearchDisplay, "trial", interrupting)
+    out, file = tmp_path / "out", tmp_path / "tune.json"
+    done = invoke("tune", SMALL, *QUICK, "-o", str(out), "--trials", "9", "--json", str(file))
+    assert done.code == 130
+    assert done.err.endswith("interrupted\n")
+    assert len((out / "trials.jsonl").read_text().splitlines()) == 2
+    assert json.loads(file.read_text())["interrupted"] is True
+    assert load_recipe(out / "best.yaml").name == "small-tuned"
+    assert "stopped by a signal" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--budget", "soon"], "--budget 'soon': want a time"),
+        (["--trials", "0"], "--trials is 0"),
+        (["--seeds", "-1"], "--seeds is -1"),
+        (["--pruner", "best"], "--pruner is 'best'; want one of median, hyperband, none"),
+        (["--metric", "2*"], "is no metric"),
+        (["--search", "optimizer.lr=1..2"], "--search optimizer.lr: no such recipe key"),
+        (["--search", "optimizer.learning_rate=-1..1"], "optimizer.learning_rate is -1"),
+        (["--resume"], "holds no search"),
+        (["train.epoch=3"], "unknown key 'train.epoch'"),
+        (["--metric", "retrieval/mean_recal@1"], "did you mean 'retrieval/mean_recall@1'"),
+    ],
+)
+def test_what_cannot_be_searched_is_told(invoke, tmp_path: Path, arguments: list[str], match: str) -> None:
+    done = invoke("tune", SMALL, *QUICK, "-o", str(tmp_path / "out"), *arguments)
+    assert done.code == 2, done.err
+    assert match in done.err
+    assert "Traceback" not in done.err
