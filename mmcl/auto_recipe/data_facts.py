@@ -18,7 +18,7 @@ from mmcl.data.sources.loading import load_split, open_data, parse_reference
 from mmcl.data.sources.opened import OpenedData
 from mmcl.data.sources.options import split_options
 from mmcl.data.splits.names import canonical_splits
-from mmcl.data.summary import Summary, summarise
+from mmcl.data.summary import summarise
 from mmcl.data.vectors import VectorImages
 from mmcl.errors import DataError
 
@@ -49,7 +49,8 @@ class DataFacts:
         classes: different labels; 0: no labels. ``largest_class``: its share.
         domains: different domains; 0: none.
         foils: whether rows have foils.
-        shorter_side: median pixels; ``square``: share of images between 4:5 and 5:4. 0 where none could be looked at.
+        shorter_side: median pixels; 0 where no image could be looked at.
+        square: whether nine of ten images lie between 4:5 and 5:4.
         validation, test: whether such splits are there.
     """
 
@@ -73,7 +74,7 @@ class DataFacts:
     domains: int
     foils: bool
     shorter_side: float
-    square: float
+    square: bool
     validation: bool
     test: bool
 
@@ -129,7 +130,7 @@ def read_data_facts(
     summary = summarise(sample, scan_images(looked_at), seed=seed)
     images, labels = summary.images, summary.labels
     words = _word_counts(sample)
-    square = images is not None and images.aspect.count > 0
+    sized = images is not None and images.aspect.count > 0
     # The part that was looked at thins groups out; of the whole at least the column counts right.
     whole = len(np.unique(dataset.group_ids().numpy()))
     return DataFacts(
@@ -152,8 +153,8 @@ def read_data_facts(
         largest_class=0.0 if labels is None else labels.largest_share,
         domains=0 if summary.domains is None else summary.domains.distinct,
         foils=sample.has("foils"),
-        shorter_side=images.shorter_side.median if square else 0.0,
-        square=_square_share(summary, looked_at) if square else 0.0,
+        shorter_side=images.shorter_side.median if sized else 0.0,
+        square=sized and images.aspect.p5 >= 0.8 and images.aspect.p95 <= 1.25,
         validation=recipe.data.split.validation in splits,
         test=recipe.data.split.test in splits,
     )
@@ -186,12 +187,3 @@ def _new_tags(dataset: ImageTextDataset) -> float:
         said = set(re.findall(r"\w+", " ".join(texts).lower()))
         new += [bool(set(re.findall(r"\w+", tag.lower())) - said) for tag in tags or ()]
     return float(np.mean(new)) if new else 0.0
-
-
-def _square_share(summary: Summary, looked_at: ImageTextDataset) -> float:
-    """How many images lie between 4:5 and 5:4; by percentiles where the scan kept no more."""
-    aspect = summary.images.aspect if summary.images is not None else None
-    if aspect is None or not aspect.count:
-        return 0.0
-    levels = (aspect.p5, aspect.median, aspect.p95)
-    return 1.0 if all(0.8 <= level <= 1.25 for level in levels) else 0.5 if 0.8 <= aspect.median <= 1.25 else 0.0

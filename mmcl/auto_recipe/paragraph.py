@@ -59,9 +59,8 @@ def _data(facts: DataFacts) -> str:
     if facts.domains > 1:
         words += f", {facts.domains:,} domains"
     if facts.shorter_side:
-        words += (
-            f", {facts.shorter_side:,.0f} pixels high or wide, {'' if facts.square >= 0.9 else 'not all '}nearly square"
-        )
+        shape = "nearly square" if facts.square else "not all nearly square"
+        words += f", the shorter side {facts.shorter_side:,.0f} pixels, {shape}"
     return words
 
 

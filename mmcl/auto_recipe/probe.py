@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmcl.auto_recipe.starting_points import StartingPoint
-from mmcl.config import TowerSection
+from mmcl.config import HeadSection, TowerSection
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.errors import DataError
 from mmcl.models.encoder import Encoder, build_encoder
@@ -125,9 +125,8 @@ def open_encoders(point: StartingPoint, sections: tuple[TowerSection, TowerSecti
             model = open_dual_encoder(locate(point.init_from))
             sides = (model.image, model.text)
         else:
-            named = [
-                section.model_copy(update={"name": name}) for section, name in zip(sections, (point.image, point.text))
-            ]
+            names, head = (point.image, point.text), HeadSection()  # any head will do
+            named = [one.model_copy(update={"name": name, "head": head}) for one, name in zip(sections, names)]
             sides = (build_encoder(named[0], "image", 8), build_encoder(named[1], "text", 8))
     for encoder in sides:
         encoder.requires_grad_(False).eval()

@@ -13,7 +13,7 @@ from mmcl.auto_recipe.data_facts import DataFacts, Progress, open_training_rows,
 from mmcl.auto_recipe.machine_facts import MachineFacts, look_at_machine
 from mmcl.auto_recipe.paragraph import write_paragraph
 from mmcl.auto_recipe.probe import Probe, probe, probe_rows
-from mmcl.auto_recipe.rules import ROWS_FROM_SCRATCH, choose_route, choose_settings, precision_of
+from mmcl.auto_recipe.rules import choose_route, choose_settings, precision_of
 from mmcl.auto_recipe.settings import Setting
 from mmcl.auto_recipe.starting_points import StartingPoint, at_hand, named_by_recipe
 from mmcl.auto_recipe.tiny_speed import tiny_pairs_per_second
@@ -56,11 +56,7 @@ def resolve_recipe(recipe: Recipe, *, progress: Progress | None = None) -> tuple
     points = at_hand(facts.languages) if named is None else [named]
     probes = _probe_all(recipe, points, dataset, facts, machine, progress)
     speed = None
-    if (
-        not probes
-        or (facts.rows >= ROWS_FROM_SCRATCH and facts.closed_vocabulary)
-        or all(one.is_poor for one in probes)
-    ):
+    if named is None or not probes:  # random weights may be chosen
         speed = tiny_pairs_per_second(probe_rows(dataset), device=machine.device)
     minutes = recipe.train.max_minutes or MINUTES
     route = choose_route(facts, machine, probes, minutes=minutes, tiny_pairs_per_second=speed, named=named)
@@ -169,7 +165,7 @@ def _probe_all(
 def _sections(recipe: Recipe, facts: DataFacts) -> tuple[Any, Any]:
     """The towers' sections as the recipe says them, with the resizing that would be chosen."""
     image = recipe.model.image
-    if image.resize is None and facts.square >= 0.9:
+    if image.resize is None and facts.square:
         image = image.model_copy(update={"resize": "squash"})
     return image, recipe.model.text
 

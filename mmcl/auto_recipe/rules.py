@@ -18,6 +18,8 @@ from mmcl.auto_recipe.starting_points import StartingPoint
 RouteName = Literal["frozen", "lora", "unfreeze", "scratch"]
 
 ROWS_FROM_SCRATCH = 10_000  # that small towers can learn a closed vocabulary from
+ROWS_OF_SIMPLE_IMAGES = 1_000  # of classes whose pixels tell nearly as much as features do
+SIMPLE = 0.9  # the share of the features' score that pixels reach there
 SOLVED = 0.95  # R@1 of the probe that leaves nothing to learn from scratch
 ROWS_FOR_TOWERS = 3_000  # below, trained towers learn the images by heart
 ROWS_FOR_ALL_WEIGHTS = 20_000
@@ -61,7 +63,8 @@ def choose_route(
     """The way to train.
 
     From scratch where nothing pretrained is at hand, where pretrained features tell images apart no better than their
-    pixels do, or where many rows use few words; else trained towers where rows and time suffice; else frozen ones.
+    pixels do (of classes: hardly better), or where many rows use few words; else trained towers where rows and time
+    suffice; else frozen ones.
 
     Args:
         facts, machine: what was seen.
@@ -82,6 +85,13 @@ def choose_route(
             f"{facts.rows:,} images whose captions use {facts.distinct_words:,} words again and again are enough to "
             f"learn both towers from nothing, while features of all of them would take "
             f"{_feature_seconds(facts, best) / 60:.0f} minutes"
+        )
+        return _from_scratch(why, affordable)
+    simple = facts.by_class and best.judged > 0 and best.raw >= SIMPLE * best.recall
+    if named is None and simple and facts.rows >= ROWS_OF_SIMPLE_IMAGES:
+        why = (
+            f"the classes are told by pixels nearly as well ({best.raw:.0%}) as by pretrained features "
+            f"({best.recall:.0%}), so images so simple are learnt from nothing"
         )
         return _from_scratch(why, affordable)
     if named is None and best.is_poor and facts.rows >= ROWS_FOR_TOWERS:
@@ -160,7 +170,7 @@ def _of_data(facts: DataFacts, route: Route) -> list[Setting]:
             chosen.append(Setting("data.holdout_share", share, "there is no validation split"))
     if facts.tags >= 0.5 and facts.new_tags >= 0.3:
         chosen.append(Setting("data.captions.tags_probability", 0.5, "tags say what captions do not"))
-    if route.name != "scratch" and facts.square >= 0.9 and (route.point is None or route.point.init_from is None):
+    if route.name != "scratch" and facts.square and (route.point is None or route.point.init_from is None):
         chosen.append(Setting("model.image.resize", "squash", "images are nearly square: nothing is cut off"))
     return chosen
 

@@ -139,6 +139,8 @@ def scratch(facts: DataFacts, *, affordable: float) -> list[Setting]:
     chosen += [Setting(f"model.text.{key}", value, "nothing is pretrained") for key, value in TINY_TEXT.items()]
     if facts.rows < 10_000:
         chosen.append(Setting("data.augment.crop_scale", [0.7, 1.0], f"{facts.rows:,} images are seen often"))
+    if facts.by_class:
+        chosen.append(Setting("loss.label_smoothing", 0.1, "each caption is right for many images"))
     return [
         *chosen,
         Setting("model.embedding_dim", 128, "as wide as the towers"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,11 +17,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from mmcl.builders.batches import build_batches
 from mmcl.builders.starting_models import build_starting_model
+from mmcl.builders.training import VOCABULARY_ROWS
 from mmcl.config import Recipe, parse_yaml, recipe_from_tree
 from mmcl.data.batches.reader_processes import ReaderProcesses
 from mmcl.data.dataset import SCHEMA, ImageTextDataset
+from mmcl.data.splits.leaks import count_leaks
 from mmcl.data.splits.training_splits import Splits, load_splits
 from mmcl.doctor.examination.agreement import pixel_features
 from mmcl.doctor.examination.subject import Ending, Sample, Subject, Timing
@@ -42,7 +42,7 @@ ROWS = 1000  # of the training split that are looked at
 FEWEST_ROWS = 100
 HELD_ROWS = 0.5  # of the validation split, as a share of those
 IMAGE_SECONDS = 20.0  # that image towers may take of the training rows, and half of that of the validation rows
-TIMED_BATCHES, TIMED_SECONDS = 4, 5.0
+TIMED_BATCHES, TIMED_ROWS, TIMED_SECONDS = 4, 32, 5.0
 STILL_SECONDS, STILL_INTERVALS = 10.0, 20.0  # without a line of metrics.jsonl, a run has broken off
 RARE = 3  # training rows that may have a caption which still gives a validation row away
 COLUMN_ROWS = 5000
@@ -120,11 +120,15 @@ def open_run(
     """
     records = files.read_metrics()
     with _quiet():
-        splits = load_splits(recipe, progress=progress)
+        try:
+            splits = load_splits(recipe, progress=progress)
+        except DataError as error:
+            raise DataError(f"{error}; name the run's data with --data DATA where they have moved") from error
     subject = Subject(
         recipe=recipe,
         records=records,
         rows=len(splits.train),
+        batches=-(-len(splits.train) // recipe.train.batch_size),
         validation_rows=0 if splits.validation is None else len(splits.validation),
         captions=_distinct_captions(splits.train),
         columns=_text_columns(splits.train),
@@ -181,7 +185,7 @@ def _starting_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
 
 
 def _captions(train: ImageTextDataset) -> Iterator[str]:
-    for texts in train.table["texts"].to_pylist():
+    for texts in train.table["texts"].slice(0, VOCABULARY_ROWS).to_pylist():
         yield from texts
 
 
@@ -290,8 +294,9 @@ def _embedded(subject: Subject, sample: Sample, progress: ProgressCallback | Non
             values["image_features"] = found
     reads = start is not None and (section.init_from or (section.text.pretrained and section.text.name != "tiny"))
     if reads or (start is not None and start.text.has_fixed_features and trained is not None):
-        found = _attempt(lambda: _text_features(start.text, sample.texts, progress, title), "", [])
+        found = _attempt(lambda: _text_features(start.text, sample.texts, seconds, progress, title), "", [])
         if found is not None:
+            sample = _first_rows(sample, len(found))
             values["text_features"] = found
     if trained is not None:
         embedded = _attempt(lambda: _embeddings(subject, sample, values, seconds, progress, title), "", [])
@@ -329,16 +334,25 @@ def _image_features(
 
 
 @torch.inference_mode()
-def _text_features(encoder: Encoder, texts: list[str], progress: ProgressCallback | None, title: str) -> np.ndarray:
+def _text_features(
+    encoder: Encoder, texts: list[str], seconds: float, progress: ProgressCallback | None, title: str
+) -> np.ndarray:
+    """(k, f) of the first k captions, as many as there is time for; repeated ones are computed once."""
     encoder.eval()
-    distinct = sorted(set(texts))
-    parts = []
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    distinct, began, parts = list(places), time.perf_counter(), []
     for first in range(0, len(distinct), 64):
         parts.append(encoder.features(**encoder.tower.preprocessing(distinct[first : first + 64])).float())
         if progress is not None:
             progress(f"{title} caption features", min(len(distinct), first + 64), len(distinct))
-    places = {text: place for place, text in enumerate(distinct)}
-    return torch.cat(parts).numpy()[[places[text] for text in texts]]
+        if time.perf_counter() - began > seconds and first + 64 >= FEWEST_ROWS:
+            break
+    if progress is not None:
+        progress(f"{title} caption features", len(distinct), len(distinct))
+    features = torch.cat(parts).numpy()
+    rows = [places[text] for text in texts]
+    known = next((number for number, place in enumerate(rows) if place >= len(features)), len(rows))
+    return features[rows[:known]]
 
 
 def _embeddings(
@@ -356,24 +370,19 @@ def _embeddings(
     if image is None:
         image = _image_features(model.image, sample.images, seconds, progress, title)
     if text is None:
-        text = _text_features(model.text, sample.texts, progress, title)
+        text = _text_features(model.text, sample.texts, seconds, progress, title)
     model.eval()
+    rows = min(len(image), len(text))
     with torch.inference_mode():
-        sides = ((model.image, image), (model.text, text))
+        sides = ((model.image, image[:rows]), (model.text, text[:rows]))
         embedded = [encoder(features=torch.from_numpy(part)).numpy() for encoder, part in sides]
-    rows = min(map(len, embedded))
-    return embedded[0][:rows], embedded[1][:rows]
+    return embedded[0], embedded[1]
 
 
 def _leaks(splits: Splits, subject: Subject) -> dict[str, int]:
     """Validation rows with a group, a rare caption or an image of the training split; images estimated by samples."""
     train, held = splits.train, splits.validation
-    counts = Counter(text for texts in train.table["texts"].to_pylist() for text in set(texts))
-    captions = sum(any(0 < counts[text] <= RARE for text in texts) for texts in held.table["texts"].to_pylist())
-    leaks = {"caption": captions, "group": 0, "image": 0}
-    if train.has("group") and held.has("group"):
-        known = set(train.column("group")) - {None}
-        leaks["group"] = sum(group in known for group in held.column("group"))
+    leaks = {"caption": _rare_captions(train, held), "group": count_leaks(train, held)["groups"], "image": 0}
     if subject.validation is not None and len(subject.train.images) and len(subject.validation.images):
         seen = {image.numpy().tobytes() for image in subject.train.images}
         hits = sum(image.numpy().tobytes() in seen for image in subject.validation.images)
@@ -381,6 +390,16 @@ def _leaks(splits: Splits, subject: Subject) -> dict[str, int]:
         estimate = hits / len(subject.validation) / max(coverage, 1e-9)
         leaks["image"] = min(len(held), round(estimate * len(held)))
     return leaks
+
+
+def _rare_captions(train: ImageTextDataset, held: ImageTextDataset) -> int:
+    """Rows with a caption that few training rows have: one that many have, such as a class name, gives nothing away."""
+    counted = pc.value_counts(train.table["texts"].combine_chunks().flatten())
+    rare = counted.field("values").filter(pc.less_equal(counted.field("counts"), RARE))
+    own = held.table["texts"].combine_chunks()
+    known = pc.is_in(own.flatten(), value_set=rare).to_numpy(zero_copy_only=False)
+    owners = np.repeat(np.arange(len(held)), own.value_lengths().to_numpy(zero_copy_only=False))
+    return len(np.unique(owners[known]))
 
 
 # -- how it ran --------------------------------------------------------------------------------------------------
@@ -423,34 +442,42 @@ def _progress(files: RunFolder) -> dict[str, Any]:
 
 
 def _time(recipe: Recipe, splits: Splits, subject: Subject, progress: ProgressCallback | None) -> Timing | None:
-    """Read some batches as the run does, and learn from one; None where features are looked up."""
-    model, workers = subject.start, recipe.data.workers
-    cached = recipe.train.feature_cache.enabled
-    if cached and model.image.has_fixed_features:
+    """Read some rows as the run does, and learn from them; None where features are looked up.
+
+    Seconds are of a batch, in proportion to those of at most 32 rows.
+    """
+    model, asked = subject.start, recipe.data.workers
+    if recipe.train.feature_cache.enabled and model.image.has_fixed_features:
         return None
     inputs = TrainingInputs(recipe, model, splits.train, None)
-    rows = build_batches(recipe, splits.train, model).epoch(0)[:TIMED_BATCHES]
-    workers = workers if isinstance(workers, int) else 0
+    workers = asked if isinstance(asked, int) else 0
+    size = min(recipe.train.batch_size, TIMED_ROWS, len(splits.train))
+    order = np.random.default_rng(1).permutation(len(splits.train)).tolist()
+    rows = [order[first : first + size] for first in range(0, len(order), size)][:TIMED_BATCHES]
     try:
-        read = _read_all(inputs.reader, rows, progress)
+        batch, seconds = _read_all(inputs.reader, rows, progress)
         if workers:
             _try_workers(inputs.reader, rows, workers)
     except DataError as error:
         return Timing(0.0, 0.0, workers, died=str(error)) if "reader process" in str(error) else None
-    batch, seconds = read
+    model.train()
     began = time.perf_counter()
     image, text = model.encode_image(**batch.image), model.encode_text(**batch.text)
-    (image @ text.T).logsumexp(1).sum().backward()
+    loss = (image @ text.T).logsumexp(1).sum()
+    if loss.requires_grad:
+        loss.backward()
+    took = time.perf_counter() - began
     model.zero_grad(set_to_none=True)
-    return Timing(seconds, time.perf_counter() - began, workers)
+    factor = recipe.train.batch_size / size
+    return Timing(factor * seconds, factor * took, workers)
 
 
-def _read_all(reader: Any, rows: list[Any], progress: ProgressCallback | None) -> tuple[Any, float]:
+def _read_all(reader: Any, rows: list[list[int]], progress: ProgressCallback | None) -> tuple[Any, float]:
     """The last batch, and the mean seconds of one; the first, which pays for all that begins, counts alone if alone."""
     seconds, batch, began = [], None, time.perf_counter()
     for number, part in enumerate(rows):
         mark = time.perf_counter()
-        batch = reader.__getitems__([int(row) for row in np.asarray(part).ravel()])
+        batch = reader.__getitems__(part)
         seconds.append(time.perf_counter() - mark)
         if progress is not None:
             progress("batches read", number + 1, len(rows))
@@ -461,7 +488,7 @@ def _read_all(reader: Any, rows: list[Any], progress: ProgressCallback | None) -
     return batch, float(np.mean(seconds[1:] or seconds))
 
 
-def _try_workers(reader: Any, rows: list[Any], workers: int) -> None:
+def _try_workers(reader: Any, rows: list[list[int]], workers: int) -> None:
     """Read through the run's reader processes too.
 
     Raises:
@@ -469,7 +496,7 @@ def _try_workers(reader: Any, rows: list[Any], workers: int) -> None:
     """
     processes = ReaderProcesses(reader, workers=workers)
     try:
-        for _ in processes.read(0, [[int(row) for row in np.asarray(part).ravel()] for part in rows]):
+        for _ in processes.read(0, rows):
             pass
     finally:
         processes.close()

@@ -19,7 +19,7 @@ from mmcl.errors import ConfigError, DataError, MissingDependencyError
 from mmcl.evaluation.forgetting import Forgetting, measure_changes
 from mmcl.hub.merging.batch_statistics import batch_norms, reestimate_batch_norm
 from mmcl.hub.merging.choosing import Choice, check_rule, choose
-from mmcl.hub.merging.judging import ProgressCallback, metric_value
+from mmcl.hub.merging.judging import ProgressCallback
 from mmcl.hub.merging.matching import check_mergeable
 from mmcl.hub.merging.record import MergeRecord, write_merged
 from mmcl.hub.merging.shared_parts import SharedParts
@@ -96,9 +96,6 @@ class BeforeAndAfter:
 
         Returns:
             Data name -> what was measured there.
-
-        Raises:
-            ConfigError: a metric that ``evaluate.before`` or ``evaluate.metric`` names is not measured there.
         """
         folder, kept = self._run.path / START, self._run.path / RESULT
         mend_folder(folder)
@@ -116,7 +113,6 @@ class BeforeAndAfter:
         found = {}
         for number, (name, one) in enumerate(self._judged.items()):
             found[name] = one.measure(embedder)
-            metric_value(found[name], one.metric, name)  # a misspelt name is told now, not after training
             self._tell("judging the starting model", number + 1, len(self._judged))
         for name, metrics in found.items():
             log.info("before training, %s: %s", name, in_words(metrics))
@@ -306,9 +302,9 @@ def _read(dataset: ImageTextDataset, row: int) -> Any:
 def _needs_refresh(start: DualEncoder, best: DualEncoder) -> bool:
     """Whether batch norms lie between weights that differ: their statistics are no averages of the two."""
     for side in ("image", "text"):
-        one, two = start.encoder(side), best.encoder(side)
-        if batch_norms(one) and any(
-            not torch.equal(value.cpu(), two.state_dict()[name].cpu()) for name, value in one.tower.state_dict().items()
-        ):
+        if not batch_norms(start.encoder(side)):
+            continue
+        one, two = (model.encoder(side).tower.state_dict() for model in (start, best))
+        if any(not torch.equal(value.cpu(), two[name].cpu()) for name, value in one.items()):
             return True
     return False

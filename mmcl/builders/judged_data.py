@@ -17,8 +17,9 @@ from mmcl.data.splits.names import canonical_split
 from mmcl.data.splits.training_splits import Splits
 from mmcl.embedder import Embedder
 from mmcl.errors import ConfigError
+from mmcl.evaluation.blind import BlindEmbedder
 from mmcl.evaluation.forgetting import allowed_tasks, short_names
-from mmcl.hub.merging.judging import Judge
+from mmcl.hub.merging.judging import Judge, metric_value
 
 _SHOWN = ("retrieval/i2t_recall@1", "retrieval/t2i_recall@1", "zeroshot/top1")
 
@@ -108,7 +109,15 @@ def _other(one: BeforeSection, dataset: ImageTextDataset, batch_size: int) -> Ju
             f"evaluate.before {one.data}: metric is {metric!r}, and its tasks are {', '.join(tasks)}; name a metric of "
             f"one of these"
         )
+    if one.metric is not None:
+        _check_metric(one, dataset)
     return JudgedData(dataset, tasks, metric, _plain_evaluator(task, dataset, batch_size), batch_size)
+
+
+def _check_metric(one: BeforeSection, dataset: ImageTextDataset) -> None:
+    """A misspelt metric is told before the run folder is written to, by a model that sees nothing."""
+    evaluator = _plain_evaluator(one.metric.partition("/")[0], dataset, 64)
+    metric_value(evaluator(BlindEmbedder()), one.metric, f"evaluate.before {one.data}")
 
 
 def _plain_evaluator(task: str, dataset: ImageTextDataset, batch_size: int) -> Judge:

@@ -317,7 +317,8 @@ def _loss(section: LossSection, members: int) -> PairLoss:
         return on_members([LOSSES[section.name]] * members)
     if len(section.members) != members:
         raise ConfigError(f"loss.members are {len(section.members)}, and the model's heads have {members} members")
-    return on_members([functools.partial(LOSSES[one.name], **one.options) for one in section.members])
+    losses = [functools.partial(LOSSES[one.name], **one.options) for one in section.members]
+    return on_members(losses, [one.logit_scale for one in section.members])
 
 
 def _chance(section: LossSection) -> Callable[[int, int, int], float] | None:

@@ -70,7 +70,8 @@ def train(
     if not is_main_process():
         return
     closing_table(run, display.console)
-    write_json(json_file, {"run": str(run.folder), "stopped_by": run.result.stopped_by, **run.metrics})
+    effect = {} if run.effect is None else {"before_and_after": run.effect.to_dict()}
+    write_json(json_file, {"run": str(run.folder), "stopped_by": run.result.stopped_by, **run.metrics, **effect})
 
 
 def _show(recipe: Recipe, json_file: Path | None) -> None:

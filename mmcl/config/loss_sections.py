@@ -18,6 +18,9 @@ class LossSection(Section):
     members: tuple[LossSection, ...] = Field(
         (), strict=False, description="a section like this for each of model.*.head.members; none: this one for all"
     )
+    logit_scale: float | None = Field(
+        None, gt=0, description="of one of loss.members: the fixed scale of its logits; null: the model's, which learns"
+    )
     positives: Literal["group", "pair"] = Field(
         "group",
         description="group: rows of one group (or with equal captions) are positives, to triplet no negatives; pair: "
@@ -59,6 +62,8 @@ class LossSection(Section):
     def _members_have_the_options(self) -> LossSection:
         if not self.members:
             return self
+        if self.logit_scale is not None:
+            raise ValueError("loss.logit_scale is of one of loss.members; the scale of all is model.logit_scale")
         shared = ("members", "positives")  # what all members have in common stands above them
         given = [key for key in self.model_fields_set if key not in shared and not self._is_default(key)]
         if given:

@@ -141,6 +141,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_scale_of_its_own_is_a_members(self) -> Recipe:
+        if self.loss.logit_scale is not None:
+            raise ValueError(
+                f"loss.logit_scale={self.loss.logit_scale:g} is for one of loss.members; for the model's scale set "
+                f"model.logit_scale={self.loss.logit_scale:g} and model.logit_scale_learnable=false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _freeze_until_needs_freeze(self) -> Recipe:
         for side in ("image", "text"):
             tower = getattr(self.model, side)

@@ -31,7 +31,7 @@ class PairTrust(nn.Module):
         losses: (n,) float32; NaN: not seen yet.
         clean: (n,) float32, how likely each pair is right; 1 before the first estimate, and for what was not seen.
         weights: (n,) float32 in [0, 1].
-        epochs: () int64; epochs taken in.
+        epochs, steps: () int64; epochs and steps taken in.
 
     Source: the warm-up: Arpit et al. 2017 (arXiv:1706.05394); small_loss: Han et al. 2018 (arXiv:1804.06872), without a
     second network, and among all pairs, by their moving averages, in place of each batch; mixture: Li et al. 2020
@@ -54,11 +54,21 @@ class PairTrust(nn.Module):
         self.register_buffer("weights", torch.ones(len(claims)))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # pairs of the present epoch
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
     def needs_ema(self) -> bool:
         """Whether pairs are judged by a moving average of the model."""
         return self.section.method in METHODS_WITH_EMA
+
+    @property
+    def ema_momentum(self) -> float:
+        """Of the moving average at this step, ``min(ema_momentum, (1 + steps) / (10 + steps))``.
+
+        A short warm-up would otherwise end with an average that is mostly the random start.
+        """
+        steps = int(self.steps)
+        return min(self.section.ema_momentum, (1 + steps) / (10 + steps))
 
     @property
     def has_begun(self) -> bool:
@@ -96,6 +106,7 @@ class PairTrust(nn.Module):
         found, momentum = found.to(self.losses.device), self.section.loss_momentum
         before = self.losses[found]
         self.losses[found] = torch.where(before.isnan(), new, momentum * before + (1 - momentum) * new)
+        self.steps += 1
         self.seen += len(rows)
         if int(self.seen) >= len(self.losses):
             self.seen -= len(self.losses)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,15 +47,18 @@ def clean_probability(losses: Tensor) -> Tensor:
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
     if len(values) < FEWEST or not high > low:
         return torch.ones(len(values))
-    scaled = ((values - low) / (high - low))[:, None]
-    from sklearn.mixture import GaussianMixture  # heavy, and wanted only where this is called
+    from sklearn.exceptions import ConvergenceWarning  # heavy, and wanted only where this is called
+    from sklearn.mixture import GaussianMixture
 
-    fitted = scaled
-    if len(scaled) > MOST_FITTED:  # evenly among the sorted ones: their distribution is the same
-        fitted = np.sort(scaled, axis=0)[np.linspace(0, len(scaled) - 1, MOST_FITTED).astype(np.int64)]
+    scaled = ((values - low) / (high - low))[:, None]
+    fitted = np.sort(scaled, axis=0)  # so that the order of the pairs plays no part
+    if len(fitted) > MOST_FITTED:  # evenly spread: their distribution is the same
+        fitted = fitted[np.linspace(0, len(fitted) - 1, MOST_FITTED).astype(np.int64)]
     start = np.quantile(fitted, START_QUANTILES, axis=0)
-    mixture = GaussianMixture(2, means_init=start, reg_covar=REGULARIZATION, random_state=0, max_iter=200)
-    mixture.fit(fitted)
+    mixture = GaussianMixture(2, means_init=start, reg_covar=REGULARIZATION, random_state=0, tol=1e-4, max_iter=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # where it stops is near enough
+        mixture.fit(fitted)
     means = mixture.means_[:, 0]
     clamped = np.clip(scaled, means.min(), means.max())
     posterior = mixture.predict_proba(clamped)[:, int(means.argmin())]

@@ -154,6 +154,8 @@ class ImageTextObjective(nn.Module):
         if self.hardness is not None:
             self.hardness.update(loss=loss, chance=self.chance_loss(self._rows), done=done)
         if self.momentum is not None:
+            if self.queue is None:
+                self.momentum.momentum = self.trust.ema_momentum
             self.momentum.update()
         if self._keys is not None:
             self.queue.put(*self._keys)

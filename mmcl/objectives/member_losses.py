@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmcl.batch import Embeddings
@@ -15,7 +16,7 @@ from mmcl.objectives.whole_batch import PairLoss
 _FURTHER = ("negative_image", "negative_text")
 
 
-def on_members(losses: Sequence[PairLoss]) -> PairLoss:
+def on_members(losses: Sequence[PairLoss], scales: Sequence[float | None] = ()) -> PairLoss:
     """The mean over members of each one's loss of its own embeddings, ``d / n`` of the d values.
 
     The members of a ``MemberHeads`` learn side by side, not against one another: what one gets right does not spare
@@ -23,6 +24,8 @@ def on_members(losses: Sequence[PairLoss]) -> PairLoss:
 
     Args:
         losses: one a member.
+        scales: a fixed scale of each member's logits, None for the model's; none given: the model's for all. A lower
+            scale asks less of a member: it ranks worse and keeps more of what its towers knew.
 
     Returns:
         The loss as an objective calls it.
@@ -34,14 +37,14 @@ def on_members(losses: Sequence[PairLoss]) -> PairLoss:
     def call(
         image: Tensor, text: Tensor, logit_scale: Tensor, *, gathered: Embeddings | None = None, **options: Any
     ) -> Tensor:
-        total = image.new_zeros(())
+        total = 0 * logit_scale.sum()  # which has a gradient where every member has a scale of its own
         further = {key: options[key] for key in _FURTHER if options.get(key) is not None}
-        for place, loss in enumerate(losses):
+        for place, (loss, scale) in enumerate(zip(losses, scales or [None] * len(losses))):
             own = options | {key: _part(rows, place, len(losses)) for key, rows in further.items()}
             total = total + loss(
                 _part(image, place, len(losses)),
                 _part(text, place, len(losses)),
-                logit_scale,
+                logit_scale if scale is None else torch.full_like(logit_scale.detach(), scale),
                 gathered=None if gathered is None else _part_of_all(gathered, place, len(losses)),
                 **own,
             )

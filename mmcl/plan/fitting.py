@@ -1,4 +1,4 @@
-"""How memory and time grow with the batch: a line through what was measured, and the batch at which it meets a limit."""
+"""How memory grows with the batch: a line through what was measured, and the batch at which it meets a limit."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def loss_memory(trainer: Trainer, recipe: Recipe) -> dict[str, float]:
         recipe: its batch size is that of the measurement.
 
     Returns:
-        ``per_row`` of the encoders, ``per_row_squared`` of the loss (0 where it is computed in tiles), ``inputs_per_row``
-        of the batch's own tensors and the embeddings, which gradient caching keeps of every row.
+        ``per_row`` of the encoders, ``per_row_squared`` of the loss (0 where it is computed in tiles), and
+        ``inputs_per_row`` of the batch's own tensors and the embeddings, which gradient caching keeps of every row.
     """
     rows = min(ROWS, recipe.train.batch_size, len(trainer.reader))
     batch = trainer.reader.__getitems__(list(range(rows)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,12 +133,10 @@ class Measurement:
         self._peaks.restart()
         found["peaks"]["held"] = self._peaks.now()
         clock.marks[0] = time.perf_counter()
-        try:
+        with contextlib.suppress(_Enough):
             trainer.fit()
-        except _Enough:
-            pass
         marks = clock.marks
-        durations = [later - earlier for earlier, later in zip(marks, marks[1:])]
+        durations = [later - earlier for earlier, later in itertools.pairwise(marks)]
         found["seconds"]["first_step"] = durations[0] if durations else 0.0
         found["step_seconds"] = durations[1:] or durations
         found["micro_batch_size"] = trainer.gradients.size

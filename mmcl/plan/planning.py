@@ -15,7 +15,7 @@ from mmcl.plan.fitting import Growth, fit_growth
 from mmcl.plan.forecast import DataForecast, FeatureForecast, PartParameters, Plan
 from mmcl.plan.forecasting import disk_forecast, memory_forecast, time_forecast
 from mmcl.plan.measured import Measured
-from mmcl.plan.processes import Measuring, OutOfMemory, Progress
+from mmcl.plan.processes import Measuring, OutOfMemoryError, Progress
 from mmcl.plan.variants import Phase, phases
 
 SMALL_ROWS = 16  # of the first measurement
@@ -67,6 +67,10 @@ def make_plan(
         raise ConfigError(f"memory is {memory:g} bytes; want more than 0")
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
+    if recipe.recipe is not None:
+        from mmcl.auto_recipe import resolve_recipe  # heavy, and seldom asked for
+
+        recipe, _ = resolve_recipe(recipe, progress=progress)
     with Measuring(progress) as measuring:
         return _Planner(recipe, measuring, steps, keep_features, progress).plan(memory)
 
@@ -137,7 +141,7 @@ class _Planner:
             return
         try:
             answer = self._measure(part, f"{larger} rows a step", larger)
-        except OutOfMemory:
+        except OutOfMemoryError:
             return
         self._points.append({**answer, "rows": larger})
 
@@ -157,10 +161,10 @@ class _Planner:
                 answer = self._measure(
                     part, f"{size} rows a step{when}, evaluations and checkpoints", wanted, micro=micro, full=True
                 )
-            except OutOfMemory:
+            except OutOfMemoryError:
                 continue
             return {**answer, "rows": size}
-        raise OutOfMemory(
+        raise OutOfMemoryError(
             f"memory ran out with {size} rows a step; set train.micro_batch_size=auto, or take smaller towers"
         )
 
@@ -172,7 +176,7 @@ class _Planner:
             return None
         try:
             answer = self._measure(part, f"{rows} rows a step in pieces of {micro}", rows, micro=micro)
-        except (OutOfMemory, ConfigError):
+        except (OutOfMemoryError, ConfigError):
             return None
         return {**answer, "rows": rows, "micro": micro}
 

@@ -26,7 +26,7 @@ _KEPT_LINES = 12  # of what a process that failed wrote
 Progress = Callable[[str, int, int], None]
 
 
-class OutOfMemory(TrainingError):
+class OutOfMemoryError(TrainingError):
     """A measurement was ended by the system, or its memory ran out."""
 
 
@@ -72,7 +72,7 @@ class Measuring:
         """Run one measurement; see ``measurement.Measurement`` for the request and the answer.
 
         Raises:
-            OutOfMemory: memory ran out.
+            OutOfMemoryError: memory ran out.
             MmclError: what the training would say.
         """
         self._number += 1
@@ -162,9 +162,9 @@ def _failure(error: list[str] | None, code: int, said: str) -> MmclError:
     if error is not None:
         name, message = error
         kind = getattr(errors, name, TrainingError)
-        return OutOfMemory(message) if "memory ran out" in message else kind(message)
+        return OutOfMemoryError(message) if "memory ran out" in message else kind(message)
     if code == -9 or "out of memory" in said.lower() or "can't allocate memory" in said:
-        return OutOfMemory("memory ran out")
+        return OutOfMemoryError("memory ran out")
     last = "\n".join(said.strip().splitlines()[-_KEPT_LINES:]) or f"it ended with code {code}"
     return TrainingError(
         f"a measurement failed, as the training itself might; start it with mmcl train --smoke:\n{last}"

@@ -84,7 +84,8 @@ def _time(plan: Plan) -> list[str]:
 def _phase(phase: PhaseForecast, batches: int, several: bool) -> str:
     when = f"from epoch {phase.from_epoch:g} on, " if several else ""
     judged = f", {duration(phase.evaluation_seconds)} an evaluation" if phase.evaluations else ""
-    return f"time of a step: {when}{duration(phase.step_seconds)}; {duration(phase.step_seconds * batches)} an epoch{judged}."
+    epoch = duration(phase.step_seconds * batches)
+    return f"time of a step: {when}{duration(phase.step_seconds)}; {epoch} an epoch{judged}."
 
 
 def _features(plan: Plan) -> str:
@@ -99,6 +100,6 @@ def _disk(plan: Plan) -> str:
     caches = [(disk.features, "kept features"), (disk.tokens, "tokens")]
     added = "".join(f", {name} {size(number)}" for number, name in caches if number)
     return (
-        f"disk: {size(disk.run)} in {plan.run_dir} ({disk.checkpoints_kept} of {size(disk.checkpoint)} a checkpoint and "
-        f"one being written, model {size(disk.model)}){added}; {size(disk.free)} are free."
+        f"disk: {size(disk.run)} in {plan.run_dir} ({disk.checkpoints_kept} of {size(disk.checkpoint)} a checkpoint "
+        f"and one being written, model {size(disk.model)}){added}; {size(disk.free)} are free."
     )

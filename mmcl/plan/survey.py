@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mmcl.builders.batches import build_batches
+from mmcl.builders.training import LOSSES_OF_PAIRS_ALONE
 from mmcl.config import Recipe
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.splits.training_splits import Splits
@@ -105,7 +106,7 @@ def _twins(recipe: Recipe, train: ImageTextDataset) -> np.ndarray | None:
     firsts = pc.list_element(train.table["texts"], 0).combine_chunks().dictionary_encode()
     caption = firsts.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     same = np.bincount(caption)[caption] - 1
-    if recipe.loss.positives != "group":
+    if recipe.loss.positives != "group" or recipe.loss.name in LOSSES_OF_PAIRS_ALONE:
         return same
     groups = train.group_ids().numpy()
     both = np.unique(caption * (int(groups.max(initial=0)) + 1) + groups, return_inverse=True)[1]

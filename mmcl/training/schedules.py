@@ -18,9 +18,8 @@ class Schedule:
     exponential ``gamma ** p``, step ``gamma ** (milestones passed)``, plateau ``gamma ** drops``.
 
     What thaws on the way (a group with ``thaws_at``) gets, from its first step on, a linear warm-up of its own on top
-    of that factor: its optimizer has no moments yet, and the heads before it a large gradient. Source: fine-tuning
-    behind linear probing starts a schedule of its own (Kumar et al. 2022, arXiv:2202.10054, appendix B). Deviation: here
-    the factor of the run goes on falling.
+    of that factor: the optimizer has no moments of it yet. Where fine-tuning follows on probing as a run of its own
+    (Kumar et al. 2022, arXiv:2202.10054), it starts a schedule of its own; here the run's factor goes on falling.
 
     Args:
         section: the recipe's ``schedule``.

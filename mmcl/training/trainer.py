@@ -115,7 +115,7 @@ class Trainer:
         self._stateful = {name: part for name, part in parts.items() if part is not None}
         self.evaluations: list[dict[str, Any]] = []
         norms = [part for part in objective.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-        if world_size() > 1 and any(p.requires_grad for norm in norms for p in norm.parameters()):
+        if world_size() > 1 and any(p.requires_grad for norm in norms if norm.training for p in norm.parameters()):
             log.warning("batch norm sees the rows of its own process alone: the run differs from one on one process")
         self._norms = BatchNorms(objective)
         size = recipe.train.micro_batch_size
@@ -259,7 +259,7 @@ class Trainer:
         limit = self.recipe.train.max_grad_norm
         grad_norm = float(self.accelerator.clip_grad_norm_(self._trained, math.inf if limit is None else limit))
         if not math.isfinite(grad_norm) and self.accelerator.scaler is None:  # a scaler leaves such a step out itself
-            self._stop_on(f"the loss is {loss:.4g}, but its gradient is {grad_norm}.", loss, batch, diverged=False)
+            self._stop_on(f"the loss is {loss:.4g}, but its gradient is {grad_norm}.", loss, batch)
         self.watching.before_update(grad_norm)
         self.optimizer.step()
         self.watching.skipped_updates += self.optimizer.step_was_skipped

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmcl.errors import ConfigError
+from mmcl.errors import ConfigError, DataError
 from mmcl.evaluation import compare_models, measure_forgetting
-from mmcl.evaluation.forgetting import short_names
+from mmcl.evaluation.forgetting import allowed_tasks, measure_changes, short_names
 from mmcl.evaluation.paired import holm
+from mmcl.hub.merging.training_effect import TrainingEffect
 
 METRICS = ["i2t_recall@1", "t2i_recall@1"]
 
@@ -96,3 +97,30 @@ def test_one_data_set_cannot_show_forgetting(models: tuple) -> None:
 
 def test_short_names_differ() -> None:
     assert short_names(["a/x:test", "b/x:test", "c/x:test", "y"]) == ["x:test", "x:test-2", "x:test-3", "y"]
+
+
+def test_changes_on_one_data_set_and_on_chosen_tasks(models: tuple, make_dataset: Callable) -> None:
+    before, after, datasets = models
+    alone = measure_changes(before, after, {"old": datasets["old"]}, trained_for=False)
+    assert alone.verdict()[0].startswith("elsewhere, on old: lost ")
+    assert measure_changes(before, after, {"old": datasets["old"]}).verdict()[0].startswith("on old: lost ")
+    labelled = make_dataset([[f"old {row}"] for row in range(40)], label=[f"kind {row % 2}" for row in range(40)])
+    for model in (before, after):
+        model.texts = Anything(model.texts)
+    found = measure_changes(before, after, {"labelled": labelled}, tasks={"labelled": ["zeroshot"]})
+    assert [one.name for one in found.changes[0].metrics] == ["zeroshot_top1"]
+    assert allowed_tasks(labelled) == ["retrieval", "zeroshot"]
+    with pytest.raises(DataError, match="has no column label, which zeroshot needs"):
+        measure_changes(before, after, {"old": datasets["old"]}, tasks={"old": ["zeroshot"]})
+    with pytest.raises(DataError, match="neither captions .* nor labels"):
+        allowed_tasks(make_dataset([]))
+
+
+def test_its_page_says_what_the_verdict_says(models: tuple) -> None:
+    before, after, datasets = models
+    effect = TrainingEffect(measure_forgetting(before, after, datasets), notes=["A note."])
+    html = effect.page(title="a title").html()
+    for words in ("a title", "A note.", "Elsewhere, on old: lost", "i2t_recall@1"):
+        assert words in html
+    assert len(effect.rows()) == 4
+    assert effect.sentence() == ""

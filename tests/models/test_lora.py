@@ -24,10 +24,12 @@ from mmcl.models.freezing import apply_freezing, parameter_groups
 from mmcl.models.saving import from_pretrained, save_pretrained
 
 
-def adapted(folder, image="vit", text="bert", **lora) -> tuple[DualEncoder, DualEncoder, ModelSection]:
+def adapted(
+    folder, image="vit", text="bert", *, of_image=None, **lora
+) -> tuple[DualEncoder, DualEncoder, ModelSection]:
     """A model before and after adapters were attached."""
     section = ModelSection(
-        image=TowerSection(name=folder(image), lora=LoraSection(rank=2, **lora)),
+        image=TowerSection(name=folder(image), lora=LoraSection(rank=2, **lora, **(of_image or {}))),
         text=TowerSection(name=folder(text), lora=LoraSection(rank=2, **lora)),
         embedding_dim=8,
     )
@@ -60,11 +62,16 @@ def apart(one: DualEncoder, other: DualEncoder) -> float:
 
 
 @pytest.mark.parametrize(
-    ("image", "text"), [("vit", "bert"), ("convnext", "gpt2"), ("swin", "t5"), ("resnet", "modernbert")]
+    ("image", "text", "of_image"),
+    [
+        ("vit", "bert", {}),
+        ("convnext", "gpt2", {}),
+        ("swin", "t5", {}),
+        ("resnet", "modernbert", {"targets": ["convolution"]}),
+    ],
 )
-def test_it_starts_at_the_base_and_merges_into_its_embeddings(folder, image, text):
-    targets = ["convolution"] if image == "resnet" else None
-    base, model, section = adapted(folder, image, text) if targets is None else _resnet(folder, text)
+def test_it_starts_at_the_base_and_merges_into_its_embeddings(folder, image, text, of_image):
+    base, model, _ = adapted(folder, image, text, of_image=of_image)
     assert all(torch.equal(a, b) for a, b in zip(embeddings(model), embeddings(base)))
     assert tower_fingerprint(model.image.tower) == tower_fingerprint(base.image.tower)
     fill(model)
@@ -75,21 +82,6 @@ def test_it_starts_at_the_base_and_merges_into_its_embeddings(folder, image, tex
     assert list(merged.state_dict()) == list(base.state_dict())
     assert has_adapters(model)
     assert not has_adapters(merged)
-
-
-def _resnet(folder, text):
-    section = ModelSection.model_validate(
-        {
-            "image": {"name": folder("resnet"), "lora": {"rank": 2, "targets": ["convolution"]}},
-            "text": {"name": folder(text), "lora": {"rank": 2}},
-            "embedding_dim": 8,
-        }
-    )
-    base = build_dual_encoder(section).eval()
-    model = copy.deepcopy(base)
-    attach_lora(model, section)
-    apply_freezing(model, section)
-    return base, model.eval(), section
 
 
 def test_the_weights_are_peft_s_formula(folder):
@@ -105,7 +97,7 @@ def test_the_weights_are_peft_s_formula(folder):
 
 
 def test_adapters_and_norms_alone_train(folder):
-    base, model, section = adapted(folder, blocks=1, norms=True)
+    _, model, section = adapted(folder, blocks=1, norms=True)
     trained = {name for name, p in model.named_parameters() if p.requires_grad and ".tower." in name}
     norms = {name for name in trained if ".lora_" not in name}
     assert trained > norms > set()

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mmcl.config import TowerSection
 from mmcl.errors import ConfigError
-from mmcl.models.encoder import Encoder, build_tower
+from mmcl.models.encoder import Encoder, build_encoder, build_tower
 from mmcl.models.heads import IdentityHead
 from mmcl.models.towers.tower import tower_parts
 
@@ -26,11 +26,11 @@ TOKENS = {"pooler", "mean", "max", "attention"}
 MODELS = {
     "test_vit": ({}, TOKENS | {"cls"}, 6),
     "test_vit2": ({}, TOKENS, 8),  # a register token, no class token
-    "test_convnext": ({}, TOKENS, 4),
-    "test_efficientnet": ({}, TOKENS, 5),
-    "test_resnet": ({}, TOKENS, 4),
-    "test_byobnet": ({}, TOKENS, 4),
-    "swin_tiny_patch4_window7_224": (SWIN, TOKENS, 4),
+    "test_convnext": ({}, TOKENS | {"stages"}, 4),
+    "test_efficientnet": ({}, TOKENS | {"stages"}, 5),
+    "test_resnet": ({}, TOKENS | {"stages"}, 4),
+    "test_byobnet": ({}, TOKENS | {"stages"}, 4),
+    "swin_tiny_patch4_window7_224": (SWIN, TOKENS | {"stages"}, 4),
 }
 
 
@@ -73,7 +73,7 @@ def test_mean_is_over_patches_whatever_the_memory_order(images):
 
 def test_widened_features_have_their_own_pooling_alone():
     tower = _tower("mobilenetv3_small_050", image_size=32)
-    assert tower.poolings == ("pooler",)
+    assert tower.poolings == ("pooler", "stages")
     assert tower.feature_dim == 1024
     with pytest.raises(ConfigError, match="allows pooler"):
         Encoder(tower, IdentityHead(), pooling="mean")
@@ -120,6 +120,27 @@ def test_checkpoints(tmp_path, suffix):
 class _Runs:
     def __reduce__(self):
         return (print, ("this code ran",))
+
+
+def test_pooled_stages_are_the_models_features_and_those_of_its_stages(images):
+    section = TowerSection(name="timm:test_resnet", pretrained=False, pooling="stages", image_size=64)
+    encoder = build_encoder(section, "image", 8).eval()
+    pixels = encoder.tower.preprocessing(images)
+    model, kept = encoder.tower.model, []
+    hooks = [layer.register_forward_hook(lambda *call: kept.append(call[2])) for layer in (model.layer2, model.layer3)]
+    with torch.no_grad():
+        features = encoder.features(**pixels)
+        plain = model.forward_head(model.forward_features(pixels["pixel_values"]), pre_logits=True)
+        last = model.forward_features(pixels["pixel_values"])
+    for hook in hooks:
+        hook.remove()
+    second, third = kept[:2]
+    parts = [plain, last.mean((2, 3)), third.mean((2, 3)), second.mean((2, 3))]
+    parts += [last.amax((2, 3)), third.amax((2, 3)), second.amax((2, 3))]
+    torch.testing.assert_close(features, torch.cat(parts, dim=1))
+    assert encoder.tower.feature_dim == features.shape[1] > plain.shape[1]
+    with pytest.raises(ConfigError, match="pooling is 'stages'.*allows"):
+        build_encoder(TowerSection(name="timm:test_vit", pretrained=False, pooling="stages"), "image", 8)
 
 
 def test_checkpoint_errors(tmp_path, capfd):

@@ -95,6 +95,17 @@ def test_a_state_that_is_brought_back_goes_on_alike() -> None:
     assert one.has_begun
 
 
+def test_the_average_follows_quickly_at_first() -> None:
+    kept, found = trust("ema_agreement", ema_momentum=0.5), []
+    for _ in range(10):
+        found.append(kept.ema_momentum)
+        kept.take(ROWS[:3], LOSSES[:3])
+    assert found[:3] == pytest.approx([1 / 10, 2 / 11, 3 / 12])
+    assert found[8:] == [0.5, 0.5]
+    assert kept.needs_ema
+    assert not trust("mixture").needs_ema
+
+
 def test_what_does_not_fit_is_refused() -> None:
     kept = trust()
     with pytest.raises(ShapeError, match=r"one shape \(b,\)"):

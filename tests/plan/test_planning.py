@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,10 @@ class Inside(processes.Measuring):
 
 
 @pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mmcl.plan.planning.Measuring", Inside)
     monkeypatch.setenv("MMCL_CACHE", str(tmp_path / "cache"))
     Inside.asked = []
-    yield
 
 
 def plan_of(folder: Path, *overrides: str, **options: Any) -> Plan:

@@ -58,15 +58,15 @@ def test_findings_are_logged_written_and_kept_by_a_resumed_run(
     monkeypatch.setattr(rules, "FALSE_NEGATIVES", 0.0)  # every batch is told of
     folder = tmp_path / "run"
     settings = ("checkpoint.every_steps=1", "train.max_steps=21", "train.epochs=4")
-    stop = AtStep(20, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stop = AtStep(15, lambda: os.kill(os.getpid(), signal.SIGTERM))
     stopped = small_run(folder, *settings, display=stop)
     assert stopped.result.stopped_by == "SIGTERM"
     assert stopped.result.findings == []  # two looks say nothing yet
     done = small_run(folder, *settings, resume=True)
     assert [finding.cause for finding in done.result.findings] == ["false_negatives"]
     lines = [json.loads(line) for line in (folder / "findings.jsonl").read_text().splitlines()]
-    assert [(line["step"], Finding.from_dict(line)) for line in lines] == [(21, done.result.findings[0])]
-    assert caplog.text.count("doctor: step 21: pairs that belong together are taken for negatives. 0 %") == 1
+    assert [(line["step"], Finding.from_dict(line)) for line in lines] == [(20, done.result.findings[0])]
+    assert caplog.text.count("doctor: step 20: pairs that belong together are taken for negatives. 0 %") == 1
     assert live_findings(metric_records(folder), done.recipe) == done.result.findings
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from mmcl.config import load_recipe, parse_yaml
 from mmcl.errors import ConfigError, TrainingError
+from mmcl.tuning import confirming, limits, searching
 from mmcl.tuning.asked import AskedRecipe
 from mmcl.tuning.confirming import Candidate, Confirmation, candidates_of, choose, collect
 from mmcl.tuning.limits import Limits
@@ -35,11 +35,17 @@ class FormulaRunner:
     """A training that is best at a rate of 1e-2, whatever the weight decay; seeds add noise."""
 
     def __init__(
-        self, folder: Path, *, noise: float = 0.0, fails_above: float = math.inf, seconds: float = 1.0
+        self,
+        folder: Path,
+        *,
+        noise: float = 0.0,
+        fails_above: float = math.inf,
+        seconds: float = 1.0,
+        clock: Clock | None = None,
     ) -> None:
         self.asked = AskedRecipe.copy(SMALL, [], folder)
         self.noise, self.fails_above, self.seconds = noise, fails_above, seconds
-        self.last_total, self.runs = 10, []
+        self.last_total, self.runs, self.clock = 10, [], clock
         self.stop_at: int | None = None
 
     def run(
@@ -60,8 +66,10 @@ class FormulaRunner:
             if not forgive:
                 raise TrainingError("the loss has diverged")
             return TrialOutcome(FAILED, None, self.seconds, 3, "the loss has diverged")
-        if deadline is not None and time.monotonic() + self.seconds > deadline:
-            return TrialOutcome(CUT, None, self.seconds, 5)
+        if self.clock is not None:
+            self.clock.now += self.seconds
+            if deadline is not None and self.clock.now > deadline:
+                return TrialOutcome(CUT, None, self.seconds, 5)
         value = 0.5 - 0.1 * abs(math.log10(rate) + 2)
         value += self.noise * random.Random(f"{sorted(settings.items())} {seed}").gauss(0, 1)
         curve = []
@@ -72,9 +80,9 @@ class FormulaRunner:
         return TrialOutcome(COMPLETE, value, self.seconds, 10, "", {METRIC.name: value}, curve)
 
 
-def searcher(folder: Path, runner: FormulaRunner, *, pruner: str = "none", **limits) -> Searcher:
+def searcher(folder: Path, runner: FormulaRunner, *, pruner: str = "none", **given) -> Searcher:
     book = TrialBook(folder, direction="maximize", pruner=pruner, seed=0)
-    return Searcher(runner, book, Limits.start(limits.get("budget"), limits.get("trials")), seed=0, repeats=0)
+    return Searcher(runner, book, Limits.start(given.get("budget"), given.get("trials")), seed=0, repeats=0)
 
 
 def points(records: list[TrialRecord]) -> list[dict[str, str]]:
@@ -195,14 +203,40 @@ def test_a_space_of_few_points_is_searched_once(tmp_path: Path) -> None:
     assert len(runner.runs) == 3
 
 
-def test_a_budget_ends_the_search_and_one_too_short_says_so(tmp_path: Path) -> None:
-    runner = FormulaRunner(tmp_path / "a", seconds=0.0)
-    began = time.monotonic()
-    records = searcher(tmp_path / "a", runner, budget=0.5).search(Stage("heads", SPACE))
-    assert len(records) > 1
-    assert time.monotonic() - began < 5
-    with pytest.raises(ConfigError, match="came to 50 % of its training within it; give about"):
-        searcher(tmp_path / "b", FormulaRunner(tmp_path / "b", seconds=9.0), budget=5.0).search(Stage("heads", SPACE))
+class Clock:
+    """A time that passes only in trainings."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    for module in (confirming, limits, searching):
+        monkeypatch.setattr(module, "time", found)
+    return found
+
+
+def test_a_budget_ends_the_search(tmp_path: Path, clock: Clock) -> None:
+    runner = FormulaRunner(tmp_path, clock=clock)
+    search = searcher(tmp_path, runner, budget=10.5)
+    search.repeats = 3  # 3.45 seconds are kept for them
+    records = search.search(Stage("heads", SPACE))
+    assert len(records) == 7
+    assert [record.at for record in records] == [1, 2, 3, 4, 5, 6, 7]
+    more = searcher(tmp_path, FormulaRunner(tmp_path, clock=clock), budget=5.0)
+    assert len(more.search(Stage("heads", SPACE))) > 7  # going on has a budget of its own
+
+
+def test_a_budget_too_short_for_the_recipe_says_what_it_needs(tmp_path: Path, clock: Clock) -> None:
+    runner = FormulaRunner(tmp_path, seconds=9.0, clock=clock)
+    with pytest.raises(ConfigError, match="came to 50 % of its training within it; give about 1 m 12 s"):
+        searcher(tmp_path, runner, budget=5.0).search(Stage("heads", SPACE))
+    assert searcher(tmp_path, runner, budget=5.0).search(Stage("towers", SPACE), before=3) == []
 
 
 # -- the winner ----------------------------------------------------------------------------------------------------
@@ -271,14 +305,15 @@ def test_candidates_are_compared_on_the_seeds_that_all_have(tmp_path: Path) -> N
     assert found[0].values == {1: 0.3}
 
 
-def test_repeats_fit_the_time_left(tmp_path: Path) -> None:
+def test_repeats_fit_the_time_left(tmp_path: Path, clock: Clock) -> None:
     candidates = [Candidate(str(n), {"a": str(n)}, 0.3) for n in range(4)]
     runner = FormulaRunner(tmp_path)
     book = TrialBook(tmp_path, direction="maximize")
 
     def planned(seconds: float) -> tuple[int, int]:
-        limits = Limits(seconds, None, began=time.monotonic())
-        confirmation = Confirmation(runner, book, limits, stage=Stage("heads", SPACE), seed=0)
+        confirmation = Confirmation(
+            runner, book, Limits(seconds, None, began=clock.now), stage=Stage("heads", SPACE), seed=0
+        )
         return confirmation.plan(candidates, 3, each=1.0)
 
     assert [planned(s) for s in (100, 10, 8, 3, 1)] == [(4, 3), (4, 2), (2, 3), (2, 1), (0, 0)]

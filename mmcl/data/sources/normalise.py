@@ -34,10 +34,11 @@ def normalise(raw: RawRows, *, name: str, columns: Mapping[str, str] | None = No
 
     Captions are trimmed and blank ones removed; a row without a caption or without an image is dropped and listed in
     ``skipped``. Where the classes are the captions (``text`` and ``label`` are one column), ``_`` and ``-`` in them
-    become spaces, and the images of a class belong together. Rows that name the same image file, and agree in label, group and domain, become one row with all their
-    captions: repeated, an image would be a negative of itself. Labels, groups, domains and ids become strings; the
-    id of an image file is its path where no column gives one. Ids that name several rows are kept and warned of: rows
-    are told apart by number, ids only name them to people and in files. Other columns are kept as they are.
+    become spaces, and the images of a class belong together. Rows that name the same image file, and agree in label,
+    group and domain, become one row with all their captions: repeated, an image would be a negative of itself. Labels,
+    groups, domains and ids become strings; the id of an image file is its path where no column gives one. Ids that name
+    several rows are kept and warned of: rows are told apart by number, ids only name them to people and in files. Other
+    columns are kept as they are.
 
     Args:
         raw: the rows.

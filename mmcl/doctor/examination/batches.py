@@ -23,7 +23,9 @@ def false_negatives(subject: Subject) -> list[Finding]:
     if sample is None or not subject.rows or recipe.batches.name == "unique_groups":
         return []
     counts = loss_counts_groups(recipe.loss)
-    share = meeting_share(sample.texts, sample.groups, rows=subject.rows, batch=recipe.train.batch_size, groups_count=counts)
+    share = meeting_share(
+        sample.texts, sample.groups, rows=subject.rows, batch=recipe.train.batch_size, groups_count=counts
+    )
     if share < FALSE_NEGATIVES:
         return []
     if counts:

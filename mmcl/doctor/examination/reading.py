@@ -25,8 +25,8 @@ def loader(subject: Subject) -> list[Finding]:
             "slow_loader",
             "warning",
             f"A batch takes {timing.read:.2f} s to read ({timing.workers or 'no'} reader processes) and "
-            f"{timing.model:.2f} s to learn from: the model waits {100 * read / (read + timing.model):.0f} % of the time "
-            f"or more.",
+            f"{timing.model:.2f} s to learn from: the model waits {100 * read / (read + timing.model):.0f} % of the "
+            f"time.",
             ratio,
             SLOWER,
             f"Make the images smaller once (mmcl data convert {data.path} ... --resize), read with more processes "

@@ -94,7 +94,7 @@ class VitalSigns:
         model = self._objective.model
         signs = {**self._signs, **self._sample.after_update()}
         if hasattr(model, "logit_scale_max"):
-            at_max = float(model.logit_scale.detach()) >= 0.999 * model.logit_scale_max
+            at_max = float(model.logit_scale.detach().max()) >= 0.999 * model.logit_scale_max
             signs["logit_scale_at_max"] = float(at_max)
         self.leave()
         return signs

@@ -68,7 +68,7 @@ def _attach(encoder: Encoder, section: LoraSection) -> None:
             f"model.{side}.lora: {name!r} cannot be adapted ({reason}); name model.{side}.lora.targets"
         ) from error
     _check_reached(encoder, section)
-    config.target_modules = set(targets)
+    config.target_modules = targets  # in full: peft shortens a long list to endings
     encoder.lora_config = config
     adapters = sum(p.numel() for _, p in adapter_parameters(encoder))
     log.info("%s tower: LoRA of rank %d in %d layers, %d weights", side, section.rank, len(targets), adapters)
@@ -130,4 +130,5 @@ def merge_in_place(module: nn.Module) -> nn.Module:
         layer.merge()
         parent, _, last = name.rpartition(".")
         setattr(module.get_submodule(parent), last, layer.get_base_layer())
+    module.__dict__.pop("peft_config", None)  # peft's mark of an adapted module
     return module

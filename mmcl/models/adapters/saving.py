@@ -47,7 +47,7 @@ def _save(encoder: Encoder, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = copy.copy(encoder.lora_config)
-    weights = peft.get_peft_model_state_dict(module, adapter_name=NAME)
+    weights = peft.get_peft_model_state_dict(module, adapter_name=NAME, save_embedding_layers=False)
     if norms := _trained_norms(module):
         config.modules_to_save = list(norms)
         weights |= {f"{name}.{key}": value for name, norm in norms.items() for key, value in norm.state_dict().items()}

@@ -46,14 +46,15 @@ def find_targets(tower: Tower, section: LoraSection) -> list[str]:
         if not found:
             raise ConfigError(
                 f"{key}: {name!r} has no linear layer and no 1x1 convolution in its blocks; name layers in "
-                f"{key}.targets, such as {_examples(layers)}, or thaw its last blocks with model.{tower.modality}.freeze"
+                f"{key}.targets, such as {_examples(layers)}, or freeze but its last blocks: "
+                f"model.{tower.modality}.freeze=N"
             )
         return found
     for target in section.targets:
         if not any(_is_named(path, target) for path in layers):
             raise ConfigError(
-                f"{key}.targets: {name!r} has no linear layer or convolution named {target!r} in the blocks adapted; it "
-                f"has {_examples(layers)}"
+                f"{key}.targets: {name!r} has no linear layer or convolution named {target!r} in the blocks "
+                f"adapted; it has {_examples(layers)}"
             )
     return [path for path in layers if any(_is_named(path, target) for target in section.targets)]
 

@@ -1,0 +1,141 @@
+"""Whether `mmcl doctor` names the right cause: small trainings with a fault planted in each, and healthy ones.
+
+    python benchmarks/doctor.py -o benchmarks/results/doctor.json            # all, about ten minutes on one core
+    python benchmarks/doctor.py --only 'pairs shuffled,InfoNCE' -o FILE.json # some
+
+Of a planted fault the cause that the doctor names first counts; of a healthy run that nothing is a fault or a warning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import yaml
+from doctor_plants import BASE, HEALTHY, PLANTED, Case, Rows, draw_rows, write_table
+from measuring import Settings, machine, say
+
+QUICK = ("pairs shuffled", "everything frozen", "one caption for all", "InfoNCE", "sigmoid")
+QUICK_STEPS = 20  # of a planted fault
+
+
+def run_case(case: Case, rows: Rows, folder: Path, *, seed: int, quick: bool = False) -> dict[str, Any]:
+    """Train one run and examine it.
+
+    Args:
+        case: what is planted.
+        rows: of the table before anything is changed.
+        folder: with ``images/``; the run's own folder is made in it.
+        seed: of the run and of what is done to the rows.
+        quick: fewer steps of planted faults.
+
+    Returns:
+        What was named, whether it is right, and seconds.
+    """
+    from mmcl.build import train
+    from mmcl.builders.examining import examine_run
+    from mmcl.config import load_recipe
+
+    own = folder / "".join(letter if letter.isalnum() else "_" for letter in case.name)
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir()
+    changed = case.rows(rows, random.Random(seed))
+    torch.manual_seed(seed)  # of towers with random weights
+    extra = case.towers(own, changed)
+    table = write_table(own / "table.jsonl", changed, columns=case.columns)
+    recipe = own / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "plant", "data": {"path": str(table)}, **BASE}))
+    overrides = [f"run.dir={own / 'run'}", f"run.seed={seed}", f"data.images={folder / 'images'}"]
+    overrides += [f"train.feature_cache.dir={folder / 'features'}", *case.overrides, *extra]
+    if quick and case.wanted:
+        overrides.append(f"train.max_steps={QUICK_STEPS}")
+    stopped, began = "", time.perf_counter()
+    with case.patch():
+        try:
+            train(load_recipe(recipe, overrides))
+        except Exception as error:  # a planted fault may end the training in any way
+            stopped = " ".join(str(error).split())[:200]
+        trained = time.perf_counter()
+        found = examine_run(own / "run", rows=400)
+    named = None if found.first is None else found.first.cause
+    alarms = [finding.cause for finding in found.findings if finding.is_alarm]
+    return {
+        "case": case.name,
+        "wanted": list(case.wanted),
+        "named": named,
+        "right": named in case.wanted if case.wanted else not alarms,
+        "alarms": alarms,
+        "diagnosis": found.diagnosis,
+        "findings": [finding.to_dict() for finding in found.findings],
+        "stopped": stopped,
+        "train_seconds": round(trained - began, 2),
+        "doctor_seconds": round(time.perf_counter() - trained, 2),
+    }
+
+
+def report(results: list[dict[str, Any]], about: dict[str, Any], *, seed: int) -> str:
+    """The results as Markdown."""
+    lines = [
+        f"# The doctor's diagnoses: {about['processor']}",
+        f"{about['cores']} cores, {about['threads']} thread(s); load at the start {about['load']}; mmcl at "
+        f"{about['commit']}; {about['when']}; seed {seed}.",
+    ]
+    for title, chosen in (("Planted faults", True), ("Healthy runs", False)):
+        part = [result for result in results if bool(result["wanted"]) == chosen]
+        if not part:
+            continue
+        right = sum(result["right"] for result in part)
+        lines += ["", f"## {title}: {right} of {len(part)} right", ""]
+        lines += ["| run | wanted | named first | right | other alarms | training, s | doctor, s |", "|---" * 7 + "|"]
+        for result in part:
+            others = ", ".join(cause for cause in result["alarms"] if cause != result["named"])
+            cells = [result["case"], " or ".join(result["wanted"]) or "none", result["named"] or "none"]
+            cells += ["yes" if result["right"] else "**no**", others or "-"]
+            cells += [f"{result['train_seconds']:.1f}", f"{result['doctor_seconds']:.1f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(given: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file; the table is written beside it")
+    parser.add_argument("--only", help="names of some runs, with commas between")
+    parser.add_argument("--seed", type=int, default=11, help="of data, faults and runs (default 11)")
+    parser.add_argument("--quick", action="store_true", help="five runs, three of few steps: a trial of the script")
+    options = parser.parse_args(given)
+    settings = Settings(quick=options.quick)
+    settings.prepare()
+    logging.getLogger("mmcl").setLevel(logging.CRITICAL)
+    names = QUICK if options.quick else tuple(filter(None, (options.only or "").split(",")))
+    cases = [case for case in (*PLANTED, *HEALTHY) if not names or case.name in names]
+    if unknown := set(names) - {case.name for case in cases}:
+        parser.error(f"no run is called {', '.join(sorted(unknown))}")
+    about, results = machine(settings), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["MMCL_CACHE"] = str(folder / "cache")
+        rows = draw_rows(folder, options.seed)
+        for case in cases:
+            results.append(run_case(case, rows, folder, seed=options.seed, quick=options.quick))
+            say(f"{case.name}: {results[-1]['named']} {'' if results[-1]['right'] else '(wrong)'}")
+            options.output.write_text(json.dumps({"machine": about, "seed": options.seed, "runs": results}, indent=1))
+    text = report(results, about, seed=options.seed)
+    options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
