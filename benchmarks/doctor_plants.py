@@ -17,6 +17,9 @@ Rows = list[dict[str, Any]]
 TRAIN, VALIDATION, PIXELS = 480, 120, 32
 TOWER = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 96}
 
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+FORMS = ("circle", "square", "triangle", "star", "diamond", "cross", "heart", "moon")
+
 # The recipe that every run changes in one thing: towers with convolutional stems, which learn in a hundred steps.
 BASE: dict[str, Any] = {
     "model": {
@@ -108,14 +111,11 @@ def draw_rows(folder: Path, seed: int) -> Rows:
             name = f"{split}_{row:05d}.png"
             write_png(drawn.images.read(row), str(folder / "images" / name))
             texts = drawn.texts(row)
-            kind = " ".join(word for word in texts[0].split() if word in COLOURS or word.rstrip("s") in FORMS)
-            extra = {"all": texts, "kind": kind, "description": texts[0]}
+            things = [word for word in texts[0].split() if word in COLOURS or word.startswith(FORMS)]
+            kind = next(form for word in things for form in FORMS if word.startswith(form))
+            extra = {"all": texts, "kind": kind, "things": things, "description": texts[0]}
             rows.append({"image": name, "text": texts[0], "split": split, **extra})
     return rows
-
-
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white", "pink", "cyan", "brown", "grey")
-FORMS = ("circle", "square", "triangle", "star", "cross", "crosse", "ring", "diamond", "heart", "pentagon", "hexagon")
 
 
 def write_table(path: Path, rows: Rows, *, columns: tuple[str, ...]) -> Path:
@@ -170,7 +170,7 @@ def few(number: int) -> Callable[[Rows, random.Random], Rows]:
 
 def grouped(rows: Rows, rng: random.Random) -> Rows:
     """Captions that name colour and form alone: many rows share one, and none has a group."""
-    return [{**row, "text": " ".join(row["kind"].split()[:2])} for row in rows]
+    return [{**row, "text": " ".join(row["things"][:2])} for row in rows]
 
 
 # -- towers with something wrong -----------------------------------------------------------------------------------

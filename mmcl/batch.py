@@ -134,6 +134,8 @@ class Embeddings:
         key_image, key_text: (b, d) unit rows of a momentum encoder, without gradient, or None.
         rows: (b,) int64 row numbers in the data set, where pairs are judged one by one; or None.
         mixed_ids: (b, 2) int64 ids of the two parts of each row, where rows are mixtures; or None.
+        mixed_rows: (b, 2) int64 their row numbers; or None.
+        mixed_shares: (b,) what the first part counts, in [0.5, 1]; or None.
         gathered: the same of all processes together, in rank order, with gradient; None on one process.
         offset: the position of this process's first row inside ``gathered``.
     """
@@ -151,6 +153,8 @@ class Embeddings:
     key_text: Tensor | None = None
     rows: Tensor | None = None
     mixed_ids: Tensor | None = None
+    mixed_rows: Tensor | None = None
+    mixed_shares: Tensor | None = None
     gathered: Embeddings | None = None
     offset: int = 0
 
@@ -165,7 +169,8 @@ class Embeddings:
 
 # Fields of ``Embeddings`` with a row for every item: what encoders made, and what goes with it. Then what is shared.
 EMBEDDED = ("image", "text", "negative_text", "negative_image")
-CONSTANT = ("group_ids", "negative_text_groups", "negative_image_groups", "key_image", "key_text", "rows", "mixed_ids")
+CONSTANT = ("group_ids", "negative_text_groups", "negative_image_groups", "key_image", "key_text", "rows")
+CONSTANT += ("mixed_ids", "mixed_rows", "mixed_shares")
 SHARED = ("logit_scale", "logit_bias")
 
 

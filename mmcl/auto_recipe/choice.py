@@ -43,12 +43,11 @@ class Choice:
         """``choices.md``: the paragraph, and every key that was set with its reason."""
         rows = [f"| `{one.key}` | `{_plain(one.value)}` | {one.why} |" for one in self.settings]
         table = "\n".join(["| key | value | why |", "|---|---|---|", *rows])
-        return f"# What was chosen, and why\n\n{textwrap.fill(self.paragraph, 120)}\n\n{table}\n"
+        return f"# What was chosen, and why\n\n{_wrapped(self.paragraph)}\n\n{table}\n"
 
     def recipe_text(self) -> str:
         """The recipe as YAML that runs by itself, the paragraph as comments above it."""
-        words = textwrap.fill(self.paragraph, 118, initial_indent="# ", subsequent_indent="# ")
-        return f"{words}\n{yaml.safe_dump(self.tree, sort_keys=False, allow_unicode=True)}"
+        return f"{_wrapped(self.paragraph, '# ')}\n{yaml.safe_dump(self.tree, sort_keys=False, allow_unicode=True)}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -62,6 +61,13 @@ class Choice:
             "probes": [asdict(one) for one in self.probes],
             "seconds": round(self.seconds, 1),
         }
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Lines that break between words alone: names and paths stay whole."""
+    return textwrap.fill(
+        text, 120, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _plain(value: Any) -> str:

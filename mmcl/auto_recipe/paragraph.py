@@ -86,8 +86,8 @@ def _machine(machine: MachineFacts, minutes: float) -> str:
 
 def _probes(probes: Sequence[Probe]) -> str:
     parts = [
-        f"{one.point.title} finds the right one of {one.judged} first in {one.recall:.0%} of the cases after a fit to "
-        f"{one.rows - one.judged} rows (their pixels alone {one.raw:.0%}, chance {one.chance:.1%}), at "
+        f"features of {one.point.title} put the right one of {one.judged} first in {one.recall:.0%} of the cases "
+        f"after a fit to {one.rows - one.judged} rows (their pixels alone {one.raw:.0%}, chance {one.chance:.1%}), at "
         f"{one.images_per_second:,.0f} images a second"
         for one in probes
         if one.judged

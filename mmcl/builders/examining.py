@@ -211,24 +211,12 @@ def _copy_with(start: DualEncoder, weights: dict[str, Tensor]) -> DualEncoder:
 
 
 def _standard(model: DualEncoder) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation that the library of an image tower gives for it; None: it gives none."""
-    module = model.image.tower.model
-    config = getattr(module, "pretrained_cfg", None) or {}
-    if "mean" in config and "std" in config:  # timm
-        return tuple(config["mean"]), tuple(config["std"])
-    kind = getattr(getattr(module, "config", None), "model_type", None)
-    if kind is None or model.image.tower.spec.get("name") == "tiny":
-        return None
-    from transformers.models.auto import image_processing_auto as known
+    """Mean and standard deviation that timm gives for an image tower; None: its library gives none beside its files.
 
-    names = known.IMAGE_PROCESSOR_MAPPING_NAMES.get(kind)
-    names = list(names.values()) if isinstance(names, dict) else list(names or ())
-    for name in (name for name in names if name):
-        own = known.get_image_processor_class_from_name(name)
-        mean, std = getattr(own, "image_mean", None), getattr(own, "image_std", None)
-        if mean is not None and std is not None:
-            return tuple(mean), tuple(std)
-    return None
+    Transformers' own figures are those of a kind of model and not of its weights: DINO's differ from other ViTs'.
+    """
+    config = getattr(model.image.tower.model, "pretrained_cfg", None) or {}
+    return (tuple(config["mean"]), tuple(config["std"])) if "mean" in config and "std" in config else None
 
 
 # -- the data ----------------------------------------------------------------------------------------------------

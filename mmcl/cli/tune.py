@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from mmcl.config import Recipe
     from mmcl.tuning.metric import Metric
+    from mmcl.tuning.request import TuneResult
     from mmcl.tuning.results import StageReport
     from mmcl.tuning.stages import Stage
     from mmcl.tuning.trial_book import TrialRecord
-    from mmcl.tuning.tuner import TuneResult
 
 MATTERED = 6  # settings of a stage that the console tells of; the report has all
 
@@ -78,9 +78,9 @@ def tune(
     seconds = None if budget is None else parse_budget(budget)
     load_recipe(recipe, overrides or [])  # a wrong key is told before anything heavy loads
 
+    from mmcl.tuning.request import TuneRequest
     from mmcl.tuning.results import as_json, stage_reports
     from mmcl.tuning.trial_book import TrialBook
-    from mmcl.tuning.tuner import TuneRequest
     from mmcl.tuning.tuner import tune as run_search
 
     request = TuneRequest(

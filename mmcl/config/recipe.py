@@ -16,7 +16,7 @@ from mmcl.config.loss_sections import (
     NegativesSection,
 )
 from mmcl.config.model_sections import ModelSection
-from mmcl.config.noise_sections import NoiseSection
+from mmcl.config.noise_sections import METHODS_WITH_EMA, NoiseSection
 from mmcl.config.section import Section
 from mmcl.config.train_sections import (
     CheckpointSection,
@@ -108,9 +108,10 @@ class Recipe(Section):
             )
             if given is not None:
                 raise ValueError(f"noise.{given} goes with a noise.method; want small_loss, mixture or ema_agreement")
-        if alpha > 0 and method != "none":
+        if alpha > 0 and method not in ("none", *METHODS_WITH_EMA):
             raise ValueError(
-                f"train.feature_mixup={alpha:g} mixes pairs, and noise.method={method} judges each alone; leave one out"
+                f"train.feature_mixup={alpha:g} mixes pairs, and noise.method={method} judges each alone, by its "
+                f"loss in training; take noise.method=ema_agreement, or leave one out"
             )
         counts = ("captions_per_row", "images_per_row", "queue_size")
         beside = next((key for key in counts if getattr(self.negatives, key) > 0), None)

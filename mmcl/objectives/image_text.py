@@ -76,9 +76,9 @@ class ImageTextObjective(nn.Module):
 
     def embed(self, batch: Batch) -> Embeddings:
         """Run the encoders: the only place where they run."""
-        image, text, mixed_ids = batch.image, batch.text, None
+        image, text, parts = batch.image, batch.text, {}
         if self.mixup is not None:
-            image, text, mixed_ids = self._mixed(batch)
+            image, text, parts = self._mixed(batch)
         embeddings = Embeddings(
             image=self.model.encode_image(**image),
             text=self.model.encode_text(**text),
@@ -86,7 +86,7 @@ class ImageTextObjective(nn.Module):
             logit_scale=self.model.logit_scale,
             logit_bias=self.model.logit_bias,
             rows=None if self.trust is None else batch.rows,
-            mixed_ids=mixed_ids,
+            **parts,
         )
         if batch.negative_text is not None:
             embeddings.negative_text = self.model.encode_text(**batch.negative_text.inputs)
@@ -188,8 +188,8 @@ class ImageTextObjective(nn.Module):
                     found[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
         return found
 
-    def _mixed(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Inputs of both encoders, with mixed features in place of what they were made from; ids of their parts."""
+    def _mixed(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Inputs of both encoders, with mixed features in place of what they were made from; of what they are made."""
         mixing = self.mixup(batch.rows)
 
         def mixed(modality: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -199,7 +199,8 @@ class ImageTextObjective(nn.Module):
             return {"features": mixing.of(features)}
 
         ids = batch.group_ids if self._use_groups else batch.rows
-        return mixed("image", batch.image), mixed("text", batch.text), mixing.components(ids)
+        parts = {"mixed_ids": mixing.components(ids), "mixed_rows": mixing.components(batch.rows)}
+        return mixed("image", batch.image), mixed("text", batch.text), {**parts, "mixed_shares": mixing.shares}
 
     def _pair_losses(self, everyone: Embeddings) -> Tensor:
         """(n,) of the pairs of all processes, the same on each of them."""
@@ -213,11 +214,9 @@ class ImageTextObjective(nn.Module):
         self, embeddings: Embeddings, everyone: Embeddings
     ) -> tuple[Tensor | None, Embeddings | None, dict[str, Tensor]]:
         """Groups without pairs that are not trusted, here and of all processes; the loss's further options."""
-        weights = self.trust.of_rows(everyone.rows)
-        mean = weights.mean()
-        own = self.trust.of_rows(embeddings.rows)
-        options = {"weights": own / torch.where(mean > 0, mean, 1.0)}
-        if not self._use_groups:
+        mean = self._weights(everyone).mean()
+        options = {"weights": self._weights(embeddings) / torch.where(mean > 0, mean, 1.0)}
+        if not self._use_groups or embeddings.mixed_ids is not None:
             return None, embeddings.gathered, options
 
         def alone(part: Embeddings) -> Tensor:
@@ -229,3 +228,10 @@ class ImageTextObjective(nn.Module):
         if gathered is not None:
             gathered = dataclasses.replace(gathered, group_ids=alone(gathered))
         return alone(embeddings), gathered, options
+
+    def _weights(self, part: Embeddings) -> Tensor:
+        """(b,) how far pairs are trusted; of a mixed one its own part must be right, and the partner's by its share."""
+        if part.mixed_rows is None:
+            return self.trust.of_rows(part.rows)
+        own, partner = self.trust.of_rows(part.mixed_rows).unbind(1)
+        return own * (part.mixed_shares + (1 - part.mixed_shares) * partner)

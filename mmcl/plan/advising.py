@@ -56,6 +56,9 @@ def _memory(plan: Plan, recipe: Recipe) -> Iterator[Advice]:
 
 def _disk(plan: Plan, recipe: Recipe) -> Iterator[Advice]:
     disk = plan.disk
+    if (recipe.run_dir / "config.yaml").exists():
+        text = f"{plan.run_dir} already holds a run, so that the training would not begin"
+        yield Advice("run_folder_taken", text, "set run.dir to another folder, or go on with mmcl train --resume")
     if disk.run > disk.free:
         text = f"the run folder would take {size(disk.run)}, and {size(disk.free)} are free at {plan.run_dir}"
         yield Advice("disk_too_small", text, "set checkpoint.keep=1, or run.dir to a larger disk")

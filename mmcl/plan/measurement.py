@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,19 @@ class Measurement:
             evaluations and checkpoints), ``keep_features``, ``features`` (folder of the cache), ``folder`` (of the
             run), ``spawned`` (time at which the process was started).
         progress: told how far the drawing of data and the features are.
+        said: what mmcl has warned of so far; asked before the first step, since what is said of a few steps, perhaps on
+            features that are made up, is not said of the training.
     """
 
-    def __init__(self, recipe: Recipe, request: dict[str, Any], *, progress: Callable[[str, int, int], None]) -> None:
-        self._planned, self._request, self._progress = recipe, request, progress
+    def __init__(
+        self,
+        recipe: Recipe,
+        request: dict[str, Any],
+        *,
+        progress: Callable[[str, int, int], None],
+        said: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        self._planned, self._request, self._progress, self._said = recipe, request, progress, said
         self._full = bool(request["full"])
         self._peaks = Peaks()
         self._found: dict[str, Any] = {"seconds": {}, "peaks": {}}
@@ -84,7 +93,9 @@ class Measurement:
         run.prepare(recipe.model_dump(mode="json"), resume=False)
         self._lap("start")
         splits = load_splits(recipe, progress=self._progress)
-        skips = SkipLedger(run, dropped=splits.train.skipped, usable=len(splits.train), share=1.0)
+        skips = SkipLedger(
+            run, dropped=splits.train.skipped, usable=len(splits.train), share=recipe.data.max_skipped_share
+        )
         self._lap("data")
         model = _build_model(recipe, splits.train)
         self._lap("model")
@@ -99,6 +110,7 @@ class Measurement:
         found["peaks"]["inputs"] = self._peaks.read()
         found |= survey(self._planned, recipe, splits, trainer, cache=cache)
         found["machine"] = _machine(accelerator.device)
+        found["said"] = list(dict.fromkeys(self._said()))
         self._steps(trainer, clock)
         if self._full:
             self._around(recipe, trainer, judged, run, splits)

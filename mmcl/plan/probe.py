@@ -54,11 +54,11 @@ def _progress(title: str, done: int, total: int) -> None:
     _tell("progress", [title, done, total])
 
 
-def measure(recipe: Recipe, request: dict[str, Any]) -> dict[str, Any]:
+def measure(recipe: Recipe, request: dict[str, Any], heard: _Warnings) -> dict[str, Any]:
     """Everything that the request asks for; see ``measurement.Measurement``."""
     from mmcl.plan.measurement import Measurement
 
-    return Measurement(recipe, request, progress=_progress).run()
+    return Measurement(recipe, request, progress=_progress, said=lambda: heard.said).run()
 
 
 def main() -> None:
@@ -72,11 +72,10 @@ def main() -> None:
     logging.getLogger("mmcl").addHandler(heard)
     logging.getLogger("mmcl").propagate = False
     try:
-        answer = measure(recipe_from_tree(request["recipe"], source="the recipe"), request)
+        answer = measure(recipe_from_tree(request["recipe"], source="the recipe"), request, heard)
     except MmclError as error:
         _tell("error", [type(error).__name__, str(error)])
         sys.exit(1)
-    answer["said"] = list(dict.fromkeys(heard.said))
     if is_main_process():
         _tell("answer", answer)
 

@@ -113,8 +113,11 @@ def gather_embeddings(embeddings: Embeddings, sizes: list[int]) -> Embeddings:
         logit_bias=embeddings.logit_bias,
         key_image=None if embeddings.key_image is None else _gather_rows(embeddings.key_image, sizes),
         key_text=None if embeddings.key_text is None else _gather_rows(embeddings.key_text, sizes),
-        rows=None if embeddings.rows is None else _gather_rows(embeddings.rows, sizes),
-        mixed_ids=None if embeddings.mixed_ids is None else _gather_rows(embeddings.mixed_ids, sizes),
+        **{
+            name: _gather_rows(values, sizes)
+            for name in ("rows", "mixed_ids", "mixed_rows", "mixed_shares")
+            if (values := getattr(embeddings, name)) is not None
+        },
         **_gather_negatives(embeddings),
     )
     embeddings.offset = sum(sizes[: rank()])

@@ -16,9 +16,9 @@ from mmcl.logs import get_logger
 from mmcl.tuning.confirming import ASKED, Candidate
 from mmcl.tuning.limits import write_duration
 from mmcl.tuning.mattering import Influence, influences, too_few
+from mmcl.tuning.request import TuneResult
 from mmcl.tuning.stages import Stage
 from mmcl.tuning.trial_book import TrialBook, TrialRecord
-from mmcl.tuning.tuner import TuneResult
 
 log = get_logger(__name__)
 
@@ -49,7 +49,7 @@ class StageReport:
         """``24 trials: 15 complete, 8 pruned, 1 failed``."""
         states = [record.state for record in self.records]
         parts = [f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed") if state in states]
-        return f"{len(states)} trials: {', '.join(parts)}"
+        return f"{len(states)} trial{'' if len(states) == 1 else 's'}: {', '.join(parts)}"
 
 
 def write_results(result: TuneResult, book: TrialBook) -> None:

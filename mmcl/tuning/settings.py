@@ -13,7 +13,7 @@ from mmcl.errors import ConfigError, require
 
 # What says where, on what and by what is judged is no setting of a training.
 FIXED_KEYS = (
-    *("name", "smoke", "run", "evaluate", "checkpoint", "train.max_minutes", "train.log_every"),
+    *("name", "smoke", "run", "evaluate", "checkpoint", "train.max_minutes", "train.log_every", "train.doctor"),
     *("data.path", "data.images", "data.split", "data.columns", "data.holdout_share", "data.max_rows"),
 )
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

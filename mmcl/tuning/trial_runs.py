@@ -136,7 +136,14 @@ class TrialRunner:
         Raises:
             ConfigError: the settings make no recipe.
         """
-        extra = ["evaluate.at_end=false", "run.tracker=none", f"run.seed={seed}", f"run.dir={folder or 'unused'}"]
+        # The watch for faults would tell of every trial that a search had to try.
+        extra = [
+            "evaluate.at_end=false",
+            "run.tracker=none",
+            "train.doctor=false",
+            f"run.seed={seed}",
+            f"run.dir={folder or 'unused'}",
+        ]
         if self.metric.single is not None:
             extra.append(f"evaluate.metric={self.metric.single}")
         return self.asked.recipe(settings, *extra)

@@ -9,9 +9,9 @@ from mmcl.pages.page import Page
 from mmcl.tuning.confirming import ASKED
 from mmcl.tuning.mattering import Influence
 from mmcl.tuning.metric import Metric
+from mmcl.tuning.request import TuneResult
 from mmcl.tuning.results import StageReport, candidate_rows, changed_rows, headline_rows, verdict
 from mmcl.tuning.trial_book import TrialRecord
-from mmcl.tuning.tuner import TuneResult
 
 
 def tuning_page(result: TuneResult, reports: list[StageReport]) -> Page:

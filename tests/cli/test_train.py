@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mmcl.build import TrainingRun
 from mmcl.cli.console import make_console
-from mmcl.cli.display import TrainingDisplay
+from mmcl.cli.display import TrainingDisplay, closing_table
 from mmcl.config import load_recipe
+from mmcl.doctor.finding import Finding
+from mmcl.training.progress import Progress, TrainingResult
 
 RECORD = {"loss": 4.2, "chance_loss": 4.85, "logit_scale": 14.3, "pairs_per_second": 900.0}
 
@@ -75,3 +78,19 @@ def test_a_terminal_gets_a_bar(shown) -> None:
     assert "training" in out.getvalue()
     assert "1/2" in out.getvalue()
     assert "chance 4.85" in out.getvalue()
+
+
+def test_the_closing_table_lists_findings_with_faults_first(shown) -> None:
+    display, out = shown([])
+    findings = [
+        Finding("modality_gap", "note", "The means are [1.3] apart.", 1.3, 1.2, "Search one side."),
+        Finding("stuck_at_chance", "fault", "The loss is chance.", 4.9, 4.8, "Have it examined."),
+    ]
+    result = TrainingResult(Progress(step=3), "done", findings=findings)
+    closing_table(TrainingRun(Path("runs/x"), display.recipe, result, {}, 10, 10), display.console)
+    text = " ".join(out.getvalue().split())
+    assert text.index("doctor: fault") < text.index("doctor: note")
+    assert "[1.3] apart" in text
+    none = TrainingRun(Path("runs/x"), display.recipe, TrainingResult(Progress(step=3), "done"), {}, 10, 10)
+    closing_table(none, display.console)
+    assert out.getvalue().count("doctor:") == 2

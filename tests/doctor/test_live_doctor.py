@@ -36,6 +36,7 @@ def sound(step: int) -> Record:
         "grad_norm/text_tower": 1.0,
         "grad_norm/text_head": 1.0,
         "sign_rows": ROWS,
+        "batch_rows": ROWS,
         "effective_rank_image": 30.0,
         "effective_rank_text": 25.0,
         "mean_cosine_image": 0.3,

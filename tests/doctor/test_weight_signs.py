@@ -95,3 +95,4 @@ def test_steps_whose_signs_are_taken() -> None:
     assert due(1, 25) == [1, 10, 20, 25]
     assert due(7, 40) == [1, 14, 28, 40]
     assert due(50, 120) == [1, 50, 100, 120]
+    assert due(10, 210) == [1, *range(10, 101, 10), 150, 200, 210]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_open_clip
@@ -172,13 +173,25 @@ def test_layers_that_are_not_called_get_no_adapter(tmp_path: Path):
     [
         ("vit", {"blocks": 4}, r"model\.image\.lora\.blocks is 4; .* has 3 blocks"),
         ("vit", {"targets": ["qvery"]}, r"model\.image\.lora\.targets: .* named 'qvery' .* it has "),
-        ("resnet", {}, r"model\.image\.lora: .* no linear layer and no 1x1 convolution .* model\.image\.lora\.targets"),
     ],
 )
 def test_what_cannot_be_adapted_is_told(folder, image, lora, match):
     tower = build_tower(TowerSection(name=folder(image)), "image")
     with pytest.raises(ConfigError, match=match):
         find_targets(tower, LoraSection(rank=2, **lora))
+
+
+def test_convolutions_of_neighbourhoods_are_adapted_when_they_are_named():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Conv2d(4, 4, 3) for _ in range(2))
+
+    tower = SimpleNamespace(model=Net(), modality="image", spec={"name": "net"})
+    match = r"model\.image\.lora: 'net' has no linear layer and no 1x1 convolution .*model\.image\.lora\.targets"
+    with pytest.raises(ConfigError, match=match):
+        find_targets(tower, LoraSection(rank=2))
+    assert find_targets(tower, LoraSection(rank=2, targets=["layers.1"])) == ["layers.1"]
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,8 @@ class Towers(nn.Module):
 
     encode_text = encode_image
 
+    def clamp_logit_scale(self) -> None: ...
+
     def encoder(self, modality: str) -> nn.Module:
         return self.side
 
@@ -176,6 +178,25 @@ def test_mixed_pairs_are_positives_and_their_kin_is_left_out(key: str) -> None:
     torch.testing.assert_close(objective.loss(made)["loss"].double(), torch.stack(losses).mean())
     plain = ImageTextObjective(Towers(), info_nce)
     assert abs(float(plain.loss(plain(batch))["loss"]) - float(torch.stack(losses).mean())) > 1e-3
+
+
+def test_a_mixed_pair_is_trusted_as_far_as_its_parts_are() -> None:
+    batch, weights = (
+        Batch({"x": unit(6, 0)}, {"x": unit(6, 1)}, GROUPS, torch.arange(6)),
+        [1.0, 0.2, 1.0, 0.7, 0.0, 1.0],
+    )
+    plain = ImageTextObjective(Towers(), info_nce, mixup=FeatureMixup(2.0, seed=1))
+    made = plain(batch)
+    made.rows, made.key_image, made.key_text = torch.arange(6), unit(6, 5), unit(6, 6)
+    kept = trust(weights, method="ema_agreement")
+    plain.trust = kept
+    found = plain.loss(made)["loss"]
+    mixing, known = FeatureMixup(2.0, seed=1)(torch.arange(6)), torch.tensor(weights)
+    trusted = known * (mixing.shares + (1 - mixing.shares) * known[mixing.partners])
+    options = {"weights": trusted / trusted.mean(), "exclude_ids": mixing.components(GROUPS)}
+    torch.testing.assert_close(found, info_nce(made.image, made.text, 7.0, **options))
+    plain.after_step()
+    assert not bool(kept.losses.isnan().any())
 
 
 def test_without_them_embeddings_are_as_they_were() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,13 @@ FROZEN = [PartParameters("image tower", 100, 0), *plan().parameters[1:]]
 )
 def test_each_cause_is_told_alone(made: Plan, asked: dict, machine: dict, about: str) -> None:
     assert abouts(made, recipe(**asked), **machine) == [about]
+
+
+def test_a_folder_that_holds_a_run_is_told(tmp_path: Path) -> None:
+    taken = recipe(run={"dir": str(tmp_path)})
+    assert abouts(plan(), taken) == []
+    (tmp_path / "config.yaml").touch()
+    assert abouts(plan(), taken) == ["run_folder_taken"]
 
 
 def test_every_warning_names_a_key() -> None:

@@ -15,8 +15,9 @@ from mmcl.data.splits import training_splits
 from mmcl.errors import ConfigError, TrainingError
 from mmcl.tuning.asked import AskedRecipe
 from mmcl.tuning.metric import Metric
+from mmcl.tuning.request import TuneRequest
 from mmcl.tuning.trial_runs import COMPLETE, CUT, FAILED, PRUNED, TrialRunner
-from mmcl.tuning.tuner import TuneRequest, tune
+from mmcl.tuning.tuner import tune
 
 SMALL = Path(__file__).parents[1] / "training" / "small.yaml"
 NAME = "retrieval/mean_recall@1"

@@ -12,7 +12,8 @@ from mmcl.doctor.examination.subject import Sample, Subject
 from mmcl.doctor.finding import Finding
 
 MEAN_OFF, STD_OFF = 0.15, 1.5  # of the library's own figures: a difference, a factor
-LARGEST, SMALLEST = 6.0, 0.02  # of normalised pixels: their mean or spread; the spread of all together
+# Of normalised pixels: no usual mean and std brings pixels of [0, 1] beyond the mean 2.7 or the spread 2.3.
+LARGEST_MEAN, LARGEST_SPREAD, SMALLEST_SPREAD = 3.0, 2.6, 0.02
 FEW_IMAGES = 0.5  # distinct images, as a share of distinct groups
 ALIKE = 0.02  # distinct images, as a share of rows
 BLANK, BLANK_SHARE = 2.0, 0.3  # levels of 255 that a picture's pixels vary by; share of rows
@@ -26,17 +27,16 @@ def normalization(subject: Subject) -> list[Finding]:
     preprocessing = model.image.tower.preprocessing
     mean, std = tuple(preprocessing.mean), tuple(preprocessing.std)
     off = mean_and_spread(subject.train.images, mean, std)
-    worst = max(abs(off[0]), off[1])
     advice = _advice(subject)
-    if worst > LARGEST or off[1] < SMALLEST:
+    if abs(off[0]) > LARGEST_MEAN or not SMALLEST_SPREAD <= off[1] <= LARGEST_SPREAD:
         return [
             Finding(
                 "wrong_normalization",
                 "fault",
                 f"Normalised pixels have the mean {off[0]:.3g} and the standard deviation {off[1]:.3g}, where a tower "
                 f"wants about 0 and 1: mean {_shown(mean)} and std {_shown(std)} are not those of pixels in [0, 1].",
-                worst,
-                LARGEST,
+                max(abs(off[0]), off[1]),
+                LARGEST_MEAN,
                 advice,
             )
         ]

@@ -17,7 +17,7 @@ AGREEMENT = 0.002
 FEWEST_GROUPS = 80  # below that a regression may see nothing where there is something
 SHUFFLED_SHARE = 0.15  # of the pairs
 STRATUM = 0.15  # share of rows that the regression should have been able to tell
-STRONG = 0.05  # median rank of its hits
+STRONG = 0.1  # median rank of its hits
 CARRIED = 0.5  # of the recall of training rows; below, the trained model has learnt wrong pairs by heart
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -133,7 +134,10 @@ class Subject:
     def has_learnt(self) -> bool:
         """Whether the trained model finds partners of rows well above chance: of held-out rows where there are some."""
         sample = self.validation if self.validation is not None and len(self.validation) >= 20 else self.train
-        return sample is not None and sample.fit is not None and sample.fit.z > 4 and sample.fit.auc > 0.6
+        if sample is None or sample.fit is None:
+            return False
+        sure = (sample.fit.auc - 0.5) * math.sqrt(12 * len(sample))  # standard errors of as many rows
+        return sure > 4.5 and sample.fit.auc > 0.6
 
     @property
     def is_near_chance(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-MOST_ROWS = 512  # of a step, for what compares all pairs
+MOST_ROWS = 128  # of a step, for what compares all pairs
 RANK_ROWS = 64  # for the effective rank: a decomposition of more rows would be felt
 _KEYED = 1024  # values of an input by which it is told from another
 
@@ -112,9 +112,9 @@ def repetition_signs(
         groups_count: whether the loss takes rows of one group for positives of one another.
 
     Returns:
-        ``repeated_share``: rows of which another has the group or the caption; ``false_negative_share``: those that
-        the loss takes for negatives of such a row; ``distinct_images`` and ``distinct_captions``: distinct inputs as
-        a share of the rows.
+        ``batch_rows``, how many there are; ``repeated_share``: rows of which another has the group or the caption;
+        ``false_negative_share``: those that the loss takes for negatives of such a row; ``distinct_images`` and
+        ``distinct_captions``: distinct inputs as a share of the rows.
     """
     rows = len(group_ids)
     captions, images = input_keys(text), input_keys(image)
@@ -128,6 +128,7 @@ def repetition_signs(
     repeated = (same_group > 1) | (same_caption > 1)
     missed = same_caption > same_both if groups_count else repeated
     signs = {
+        "batch_rows": rows,
         "repeated_share": float(repeated.double().mean()),
         "false_negative_share": float(missed.double().mean()),
     }

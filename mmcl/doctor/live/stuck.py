@@ -73,8 +73,8 @@ def inputs_do_not_vary(course: Course) -> Finding | None:
         ("captions_do_not_vary", "distinct_captions", "caption", "text"),
         ("images_do_not_vary", "distinct_images", "image", "image"),
     ):
-        counts = [r[sign] * r["sign_rows"] for r in course.signs if sign in r and r["sign_rows"] > 2]
-        if len(counts) >= 2 and max(counts) <= 1:
+        counts = [r[sign] * r["batch_rows"] for r in course.signs if sign in r and r.get("batch_rows", 0) > 2]
+        if len(counts) >= 2 and max(counts) < 1.5:
             return Finding(
                 cause,
                 "fault",

@@ -13,18 +13,19 @@ from mmcl.doctor.live.weight_signs import WeightSample, gradient_norms, trained_
 
 # Losses to which rows of one group are strangers, whatever loss.positives says.
 _LOSSES_OF_PAIRS_ALONE = ("dcl", "nt_xent", "barlow_twins", "vicreg")
-SPACING = 10  # steps between two steps whose signs are taken, at least
+EARLY = 100  # steps in which most goes wrong
+SPACING, LATER = 10, 50  # steps between two looks, at least: early, and behind that
 
 
 def is_due(step: int, *, log_every: int, total_steps: int) -> bool:
-    """Whether signs are taken of a step: of logged ones, at least ``SPACING`` apart, of the first and of the last.
+    """Whether signs are taken of a step: of logged ones, ``SPACING`` or ``LATER`` apart, of the first and of the last.
 
     Args:
         step: from 1.
         log_every: steps between lines of ``metrics.jsonl``.
         total_steps: of the run.
     """
-    every = log_every * -(-SPACING // log_every)
+    every = log_every * -(-(SPACING if step <= EARLY else LATER) // log_every)
     return step % every == 0 or step in (1, total_steps)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from typing import Any
 
 from torch import nn
@@ -61,7 +62,9 @@ def _attach(encoder: Encoder, section: LoraSection) -> None:
         target_modules=list(targets),
     )
     try:
-        peft.inject_adapter_in_model(config, encoder.tower.model, NAME)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it right itself
+            peft.inject_adapter_in_model(config, encoder.tower.model, NAME)
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -95,9 +98,8 @@ def adapter_parameters(encoder: Encoder) -> list[tuple[str, nn.Parameter]]:
 def _adapted_layers(module: nn.Module) -> list[tuple[str, Any]]:
     if "peft" not in sys.modules:  # then nobody can have put one in
         return []
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [(name, part) for name, part in module.named_modules() if isinstance(part, BaseTunerLayer)]
+    layer = require("peft", extra="lora").tuners.tuners_utils.BaseTunerLayer
+    return [(name, part) for name, part in module.named_modules() if isinstance(part, layer)]
 
 
 def has_adapters(module: nn.Module) -> bool:
