@@ -1,7 +1,7 @@
 """Whether `mmcl doctor` names the right cause: small trainings with a fault planted in each, and healthy ones.
 
     python benchmarks/doctor.py -o benchmarks/results/doctor.json            # all, about ten minutes on one core
-    python benchmarks/doctor.py --only 'pairs shuffled,InfoNCE' -o FILE.json # some
+    python benchmarks/doctor.py --only "pairs shuffled;InfoNCE" -o FILE.json # some
 
 Of a planted fault the cause that the doctor names first counts; of a healthy run that nothing is a fault or a warning.
 """
@@ -68,6 +68,8 @@ def run_case(case: Case, rows: Rows, folder: Path, *, seed: int, quick: bool = F
         except Exception as error:  # a planted fault may end the training in any way
             stopped = " ".join(str(error).split())[:200]
         trained = time.perf_counter()
+        if not (own / "run" / "config.yaml").is_file():
+            raise SystemExit(f"{case.name}: the run did not begin: {stopped}")
         found = examine_run(own / "run", rows=400)
     named = None if found.first is None else found.first.cause
     alarms = [finding.cause for finding in found.findings if finding.is_alarm]
@@ -112,14 +114,14 @@ def main(given: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file; the table is written beside it")
-    parser.add_argument("--only", help="names of some runs, with commas between")
+    parser.add_argument("--only", help="names of some runs, with semicolons between")
     parser.add_argument("--seed", type=int, default=11, help="of data, faults and runs (default 11)")
     parser.add_argument("--quick", action="store_true", help="five runs, three of few steps: a trial of the script")
     options = parser.parse_args(given)
     settings = Settings(quick=options.quick)
     settings.prepare()
     logging.getLogger("mmcl").setLevel(logging.CRITICAL)
-    names = QUICK if options.quick else tuple(filter(None, (options.only or "").split(",")))
+    names = QUICK if options.quick else tuple(filter(None, (options.only or "").split(";")))
     cases = [case for case in (*PLANTED, *HEALTHY) if not names or case.name in names]
     if unknown := set(names) - {case.name for case in cases}:
         parser.error(f"no run is called {', '.join(sorted(unknown))}")

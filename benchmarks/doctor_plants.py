@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -148,8 +149,16 @@ def captioned(caption: Callable[[dict[str, Any], int, random.Random], Any]) -> C
 
 
 def one_image(rows: Rows, rng: random.Random) -> Rows:
-    """Every row has the first row's picture."""
-    return [{**row, "image": rows[0]["image"]} for row in rows]
+    """Every row has a file of its own; see ``copies``."""
+    return [{**row, "image": f"same_{number:05d}.png"} for number, row in enumerate(rows)]
+
+
+def copies(folder: Path, rows: Rows) -> list[str]:
+    """Files with one and the same picture, where ``one_image`` names them."""
+    images = folder.parent / "images"
+    for row in rows:
+        shutil.copyfile(images / "train_00000.png", images / row["image"])
+    return []
 
 
 def named(rows: Rows, rng: random.Random) -> Rows:
@@ -235,7 +244,7 @@ PLANTED: tuple[Case, ...] = (
     ),
     Case("one caption for all", ("captions_do_not_vary",), rows=captioned(lambda row, n, rng: "a picture")),
     Case("four captions by lot", ("captions_do_not_vary",), rows=captioned(lambda row, n, rng: rng.choice(GENERIC))),
-    Case("one image for all", ("images_do_not_vary",), rows=one_image),
+    Case("one image for all", ("images_do_not_vary",), rows=one_image, towers=copies),
     Case("tokenizer of another language", ("tokenizer_mismatch",), towers=lambda f, r: text_tower(f, STRANGE)),
     Case(
         "token ids beyond the table",

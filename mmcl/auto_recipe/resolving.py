@@ -25,6 +25,7 @@ from mmcl.logs import get_logger
 
 log = get_logger(__name__)
 
+_OF_MEMBERS = ("model.embedding_dim", "model.image.head.members", "model.text.head.members", "loss.members")
 MINUTES = 10.0  # where train.max_minutes is not given
 
 
@@ -179,13 +180,24 @@ def _is_free(setting: Setting, said: dict[str, Any]) -> bool:
         return False
     if key == "data.bucket_by_length" and said.get("batches.name", "random") != "random":
         return False
+    if key in _OF_MEMBERS and not _members_fit(key, said):
+        return False
     section, _, leaf = key.rpartition(".")
-    if section == "loss":
+    if section == "loss" and leaf != "members":
         return leaf in LOSS_OPTIONS.get(said.get("loss.name", "info_nce"), ()) or leaf == "name"
     if said.get("model.init_from") is not None and key.startswith("model."):
         decided = {"init_from", *DECIDED_OF_MODEL, *DECIDED_OF_TOWERS}
         return leaf not in decided and ".head." not in key
     return _fits_tower(key, said)
+
+
+def _members_fit(key: str, said: dict[str, Any]) -> bool:
+    """Whether several heads go with what was said: their sizes and losses are chosen together or not at all."""
+    heads = [f"model.{side}.head.{leaf}" for side in ("image", "text") for leaf in ("name", "members")]
+    if any(other in said for other in ("model.embedding_dim", "loss.members", *heads)):
+        return False
+    own = any(other.startswith(("loss.", "negatives.")) and other != "loss.positives" for other in said)
+    return not (own and key == "loss.members")
 
 
 def _fits_tower(key: str, said: dict[str, Any]) -> bool:

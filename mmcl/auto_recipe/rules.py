@@ -197,6 +197,8 @@ def _of_judging(facts: DataFacts, epochs: float) -> list[Setting]:
         Setting("evaluate.tasks", tasks, "what the data allow"),
         Setting("evaluate.every_epochs", round(epochs / EVALUATIONS, 2), f"{EVALUATIONS} times in all"),
     ]
+    if facts.classes > 1 and facts.words <= 2:
+        chosen.append(Setting("evaluate.templates", ["{}"], "captions are bare names, and so are prompts"))
     if facts.by_class:
         metric = "zeroshot/top1" if facts.classes > 1 else "retrieval/i2t_recall@1"
         chosen.append(Setting("evaluate.metric", metric, "captions name classes"))

@@ -147,9 +147,10 @@ def closing_table(run: TrainingRun, console: Console) -> None:
 
 def effect_table(effect: TrainingEffect) -> Table:
     """What training did to the model it started from, a row a metric of each data set."""
+    shown = [number for number, name in enumerate(HEADER) if name != "p"]  # the corrected one says it; both are on the page
     table = Table(title="before and after training", caption="p by paired permutation of groups, adjusted after Holm")
-    for number, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if number < 2 else "right")
+    for number in shown:
+        table.add_column(HEADER[number], justify="left" if number < 2 else "right", overflow="fold")
     for row in effect.rows():
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(row[number]) for number in shown))
     return table

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmcl.config import LossSection, Recipe, TowerSection
+from mmcl.errors import ConfigError
+from mmcl.logs import get_logger
 from mmcl.tuning.settings import Setting, as_yaml, write_number
+
+log = get_logger(__name__)
 
 SCALES = (5.0, 60.0)  # starts of the logit scale, temperatures 1/5 to 1/60
 LEAST_MATRYOSHKA = 64  # embeddings of fewer values are not worth cutting
@@ -31,8 +37,11 @@ def default_space(recipe: Recipe, *, rows: int, has_tags: bool, whole_towers: bo
     ]
     for side in ("image", "text"):
         space += _head(side, getattr(recipe.model, side))
-    several = recipe.model.image.head.members > 1 or recipe.loss.members  # heads with losses and prefixes of their own
-    space += _loss(recipe.loss, 0 if several else recipe.model.embedding_dim, one=not several)
+    if not recipe.loss.members:  # they have options of their own, one by one
+        prefixes = recipe.model.embedding_dim if recipe.model.image.head.members == 1 else 0
+        space += _loss(recipe.loss, prefixes)
+    if recipe.train.feature_mixup > 0:
+        space.append(Setting("train.feature_mixup", 0.0, max(1.0, recipe.train.feature_mixup)))
     if recipe.loss.name in ("info_nce", "sigmoid") and recipe.model.init_from is None:
         start = recipe.model.logit_scale
         low, high = min(SCALES[0], start), min(max(SCALES[1], start), recipe.model.logit_scale_max)
@@ -41,6 +50,25 @@ def default_space(recipe: Recipe, *, rows: int, has_tags: bool, whole_towers: bo
     if has_tags:
         space.append(Setting("data.captions.tags_probability", 0.0, 1.0))
     return tuple(setting for setting in space if setting is not None)
+
+
+def fitting(space: tuple[Setting, ...], make: Callable[[dict[str, str]], Recipe]) -> tuple[Setting, ...]:
+    """The settings of which every end makes a recipe; one that contradicts another key of the recipe is left out.
+
+    Args:
+        space: some settings.
+        make: recipe keys to YAML -> the recipe with them.
+    """
+    kept = []
+    for setting in space:
+        try:
+            for value in setting.ends():
+                make({setting.key: value})
+        except ConfigError as error:
+            log.info("%s is not searched: %s", setting.key, error)
+        else:
+            kept.append(setting)
+    return tuple(kept)
 
 
 def _around(key: str, value: float, down: float, up: float) -> Setting:
@@ -78,12 +106,11 @@ def _head(side: str, tower: TowerSection) -> list[Setting]:
     return found
 
 
-def _loss(loss: LossSection, embedding_dim: int, *, one: bool) -> list[Setting]:
+def _loss(loss: LossSection, embedding_dim: int) -> list[Setting]:
     if loss.name not in ("info_nce", "sigmoid"):
         return []
     found = [Setting("loss.label_smoothing", 0.0, max(0.3, loss.label_smoothing))]
-    if one:
-        found.append(Setting("loss.name", choices=("info_nce", "sigmoid")))
+    found.append(Setting("loss.name", choices=("info_nce", "sigmoid")))
     if embedding_dim >= LEAST_MATRYOSHKA:
         own = as_yaml(loss.matryoshka_dims)
         prefixes = f"[{embedding_dim // 4}, {embedding_dim // 2}]"

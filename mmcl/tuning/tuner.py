@@ -26,7 +26,7 @@ from mmcl.tuning.confirming import (
     collect,
     expected_seconds,
 )
-from mmcl.tuning.default_space import default_space
+from mmcl.tuning.default_space import default_space, fitting
 from mmcl.tuning.limits import Limits
 from mmcl.tuning.metric import Metric
 from mmcl.tuning.request import Listener, TuneRequest, TuneResult
@@ -108,9 +108,10 @@ class _Search:
         if self.request.search:
             return parse_settings(self.request.search, self.recipe)
         train = self.runner.splits(self.runner.recipe({}, seed=self.recipe.run.seed)).train
-        return default_space(
+        space = default_space(
             self.recipe, rows=len(train), has_tags=train.has("tags"), whole_towers=any(trained.values())
         )
+        return fitting(space, lambda settings: self.runner.recipe(settings, seed=self.recipe.run.seed))
 
     def _check(self, stage: Stage) -> None:
         """Every end of the space makes a recipe; the same space as before, where the search goes on."""

@@ -140,6 +140,17 @@ def test_tags_join_captions_only_where_they_say_something_new() -> None:
     assert "data.captions.tags_probability" not in settings(dataclasses.replace(EMOJI, new_tags=0.0), measured())
 
 
+def test_small_data_get_several_heads_and_classes_and_large_data_one() -> None:
+    few = settings(EMOJI, measured())
+    assert few["model.embedding_dim"] == 256 * few["model.image.head.members"]
+    assert len(few["loss.members"]) == few["model.text.head.members"]
+    assert few["model.image.pooling"] == "stages"
+    for facts in (dataclasses.replace(EMOJI, rows=40_000), dataclasses.replace(DIGITS, rows=900)):
+        other = settings(facts, measured(recall=0.9, chance=0.1))
+        assert (other["model.embedding_dim"], other["loss.label_smoothing"]) == (256, 0.1)
+        assert "loss.members" not in other
+
+
 def test_images_that_are_not_square_are_not_squashed() -> None:
     assert settings(EMOJI, measured())["model.image.resize"] == "squash"
     assert "model.image.resize" not in settings(dataclasses.replace(EMOJI, square=False), measured())

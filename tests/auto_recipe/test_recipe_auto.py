@@ -15,6 +15,7 @@ from mmcl.auto_recipe import resolve_recipe, resolving
 from mmcl.auto_recipe.data_facts import open_training_rows, read_data_facts
 from mmcl.auto_recipe.probe import fitted_recall, probe, probe_rows
 from mmcl.auto_recipe.resolving import said_keys
+from mmcl.auto_recipe.settings import Setting
 from mmcl.auto_recipe.starting_points import StartingPoint
 from mmcl.build import train
 from mmcl.config import Recipe, load_recipe, recipe_from_tree
@@ -131,6 +132,15 @@ def test_what_the_user_says_is_never_changed(nothing_pretrained) -> None:
     assert choice.paragraph.count("\n") == 0
     free, _ = resolve_recipe(asked())
     assert (free.optimizer.learning_rate, free.train.epochs) != (3e-4, 10.0)  # what would have been chosen
+
+
+def test_several_heads_give_way_to_what_the_user_says_of_them() -> None:
+    chosen = [Setting(key, 1, "why") for key in resolving._OF_MEMBERS]
+    for said, kept in (
+        ({}, 4), ({"loss.positives": "pair"}, 4), ({"model.embedding_dim": 128}, 0), ({"loss.name": "sigmoid"}, 3),
+        ({"model.text.head.name": "mlp"}, 0), ({"negatives.queue_size": 8}, 3),
+    ):  # fmt: skip
+        assert sum(resolving._is_free(one, said) for one in chosen) == kept, said
 
 
 def test_the_written_recipe_is_the_chosen_one(nothing_pretrained) -> None:

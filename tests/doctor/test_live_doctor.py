@@ -93,7 +93,7 @@ def test_stuck_is_not_told_in_the_warm_up_nor_soon_behind_it() -> None:
     told = {step: doctor.observe(at_chance(step)) for step in range(10, 400, 10)}
     assert [step for step, findings in told.items() if findings] == [300]
     finding = told[300][0]
-    assert f"which is chance ({CHANCE:.2f})" in finding.evidence
+    assert f"no better than chance ({CHANCE:.2f})" in finding.evidence
     assert "mmcl doctor runs/run" in finding.next_step
     assert run(at_chance, steps=50) == [("stuck_at_chance", "note")]  # over, and 40 steps behind the warm-up
     assert run(lambda step: {**at_chance(step), "weights_moved": 0.0}, steps=50) == [("learning_rate_too_low", "fault")]

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from mmcl.config import Recipe, parse_yaml, recipe_from_tree
+from mmcl.config import Recipe, apply_overrides, parse_yaml, recipe_from_tree
 from mmcl.errors import ConfigError
-from mmcl.tuning.default_space import default_space
+from mmcl.tuning.default_space import default_space, fitting
 from mmcl.tuning.limits import Limits, parse_budget, typical_seconds, write_duration
 from mmcl.tuning.metric import Metric
 from mmcl.tuning.settings import Setting, as_yaml, parse_setting, parse_settings, value_at
@@ -93,6 +93,11 @@ def test_a_value_as_yaml_is_the_value(value) -> None:
         {},
         {"optimizer": {"weight_decay": 0.0, "learning_rate": 3e-5}, "train": {"max_steps": 7, "batch_size": 24}},
         {"loss": {"name": "sigmoid", "label_smoothing": 0.4}, "model": {"logit_scale": 90.0, "embedding_dim": 128}},
+        {
+            "loss": {"members": [{"label_smoothing": 0.1}, {"name": "sigmoid", "logit_scale": 10.0}]},
+            "model": {"image": {"head": {"members": 2}}, "text": {"head": {"members": 2}}},
+            "train": {"feature_mixup": 0.3},
+        },
         {"loss": {"name": "triplet"}, "model": {"image": {"head": {"name": "mlp", "input_dropout": 0.9}}}},
     ],
 )
@@ -121,6 +126,25 @@ def test_the_default_space_has_what_the_recipe_has() -> None:
     steps = keys(recipe(train={"max_steps": 10}))
     assert "train.max_steps" in steps
     assert "train.epochs" not in steps
+
+
+def test_a_setting_that_contradicts_the_recipe_is_left_out() -> None:
+    def make(settings: dict[str, str]) -> Recipe:
+        tree = {"data": {"path": "shapes"}, "loss": {"name": "vicreg"}}
+        apply_overrides(tree, [f"{key}={value}" for key, value in settings.items()])
+        return recipe_from_tree(tree, source="test")
+
+    smoothing, weight = Setting("loss.label_smoothing", 0.0, 0.3), Setting("loss.variance", 1.0, 30.0)
+    assert fitting((smoothing, weight), make) == (weight,)
+
+
+def test_members_of_the_heads_have_their_own_losses() -> None:
+    heads = {"image": {"head": {"members": 2}}, "text": {"head": {"members": 2}}}
+    losses = {"members": [{"label_smoothing": 0.1}, {"name": "sigmoid", "logit_scale": 10.0}]}
+    asked = recipe(loss=losses, model=heads, train={"feature_mixup": 0.3})
+    keys = {one.key for one in default_space(asked, rows=2000, has_tags=False, whole_towers=False)}
+    assert not {"loss.name", "loss.label_smoothing", "loss.matryoshka_dims"} & keys
+    assert "train.feature_mixup" in keys
 
 
 def test_batches_are_no_larger_than_half_of_the_data_or_what_fits_with_towers() -> None:

@@ -106,7 +106,8 @@ def _evidence(course: Course) -> str:
     if course.chance is None:
         return f"After {course.step} steps the loss is {course.mean('loss'):.3g}{hits}"
     return (
-        f"After {course.step} steps the loss is {course.mean('loss'):.2f}, which is chance ({course.chance:.2f}){hits}"
+        f"After {course.step} steps the loss is {course.mean('loss'):.2f}, no better than chance "
+        f"({course.chance:.2f}){hits}"
     )
 
 
