@@ -147,7 +147,7 @@ def closing_table(run: TrainingRun, console: Console) -> None:
 
 def effect_table(effect: TrainingEffect) -> Table:
     """What training did to the model it started from, a row a metric of each data set."""
-    shown = [number for number, name in enumerate(HEADER) if name != "p"]  # the corrected one says it; both are on the page
+    shown = [number for number, name in enumerate(HEADER) if name != "p"]  # the corrected one says it
     table = Table(title="before and after training", caption="p by paired permutation of groups, adjusted after Holm")
     for number in shown:
         table.add_column(HEADER[number], justify="left" if number < 2 else "right", overflow="fold")
