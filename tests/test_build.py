@@ -230,8 +230,8 @@ def test_what_is_wrong_is_told_before_the_folder_is_taken(tmp_path: Path) -> Non
 
 def test_seeds_fix_the_start(tmp_path: Path) -> None:
     data = load_shapes("train", size=8)
-    first, same = (builders.training._build_model(recipe("shapes"), data).state_dict() for _ in range(2))
-    other = builders.training._build_model(recipe("shapes", run={"seed": 1}), data).state_dict()
+    first, same = (builders.training.build_model(recipe("shapes"), data).state_dict() for _ in range(2))
+    other = builders.training.build_model(recipe("shapes", run={"seed": 1}), data).state_dict()
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -239,7 +239,7 @@ def test_seeds_fix_the_start(tmp_path: Path) -> None:
 def test_bucketing_takes_lengths_of_tokens(tmp_path: Path) -> None:
     data = load_shapes("train", size=64)
     bucketed = recipe("shapes", data={"path": "shapes", "bucket_by_length": True})
-    model = builders.training._build_model(bucketed, data)
+    model = builders.training.build_model(bucketed, data)
     batches = builders.batches.build_batches(bucketed, data, model)
     first = [texts[0] for texts in data.column("texts")]
     assert batches.lengths.tolist() == model.text.tower.preprocessing.lengths(first)

@@ -45,6 +45,7 @@ IMAGE_SECONDS = 20.0  # that image towers may take of the training rows, and hal
 TIMED_BATCHES, TIMED_ROWS, TIMED_SECONDS = 4, 32, 5.0
 STILL_SECONDS, STILL_INTERVALS = 10.0, 20.0  # without a line of metrics.jsonl, a run has broken off
 RARE = 3  # training rows that may have a caption which still gives a validation row away
+NAMES_SHARE = 0.5  # distinct captions, as a share of all: below, they are names of kinds
 COLUMN_ROWS = 5000
 
 
@@ -381,8 +382,11 @@ def _leaks(splits: Splits, subject: Subject) -> dict[str, int]:
 
 
 def _rare_captions(train: ImageTextDataset, held: ImageTextDataset) -> int:
-    """Rows with a caption that few training rows have: one that many have, such as a class name, gives nothing away."""
-    counted = pc.value_counts(train.table["texts"].combine_chunks().flatten())
+    """Rows with a caption that few training rows have; names that come again and again give nothing away."""
+    captions = train.table["texts"].combine_chunks().flatten()
+    counted = pc.value_counts(captions)
+    if len(counted) < NAMES_SHARE * len(captions):
+        return 0
     rare = counted.field("values").filter(pc.less_equal(counted.field("counts"), RARE))
     own = held.table["texts"].combine_chunks()
     known = pc.is_in(own.flatten(), value_set=rare).to_numpy(zero_copy_only=False)

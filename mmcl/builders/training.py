@@ -141,7 +141,8 @@ def _first_captions(train: ImageTextDataset) -> Iterator[str]:
         yield from texts
 
 
-def _build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
+def build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
+    """The model a training starts from: its weights, adapters, and what of them trains, by the recipe alone."""
     torch.manual_seed(recipe.run.seed)  # the same weights on every process
     model = build_starting_model(recipe, captions=_first_captions(train))
     attach_lora(model, recipe.model)
@@ -249,11 +250,11 @@ def train(
         usable=len(splits.train),
         share=recipe.data.max_skipped_share,
     )
-    model = _build_model(recipe, splits.train)
+    model = build_model(recipe, splits.train)
     cache = build_cache(recipe, accelerator.device, progress)
     # What is wrong with the data that are judged before and after is told before features are computed.
     ends = BeforeAndAfter.of(recipe, run, splits, device=accelerator.device, cache=cache, progress=progress)
-    trainer = _build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=display)
+    trainer = build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=display)
     if not resume:
         run.begin(values)
     if recipe.run.tracker != "none":
@@ -329,7 +330,7 @@ def _chance(section: LossSection) -> Callable[[int, int, int], float] | None:
     return lambda *counts: sum(chance(*counts) for chance in each) / len(each)
 
 
-def _build_trainer(
+def build_trainer(
     recipe: Recipe,
     model: DualEncoder,
     splits: Splits,
@@ -340,6 +341,21 @@ def _build_trainer(
     cache: FeatureCache | None,
     display: Display | None,
 ) -> Trainer:
+    """The trainer of a recipe, ready to start; what is wrong with the recipe is told here.
+
+    Args:
+        recipe: an ordinary one; see ``settle_recipe`` for ``recipe: auto``.
+        model: from ``build_model``.
+        splits: the data.
+        run: where it writes.
+        skips: rows left out so far.
+        accelerator: device, processes, precision and trackers.
+        cache: features of frozen towers; None: towers always run.
+        display: told of every step and evaluation.
+
+    Raises:
+        ConfigError: what of the recipe does not fit the data or the model.
+    """
     optimizer = build_optimizer(parameter_groups(model, recipe.model, recipe.optimizer), recipe.optimizer)
     objective = build_objective(recipe, model, splits.train)
     # What is wrong with the evaluation is told before features are computed.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmcl.builders.training import _build_model, _build_trainer, judge_best
+from mmcl.builders.training import build_model, build_trainer, judge_best
 from mmcl.config import Recipe
 from mmcl.data.splits.training_splits import Splits, load_splits
 from mmcl.models.saving import from_pretrained
@@ -97,14 +97,14 @@ class Measurement:
             run, dropped=splits.train.skipped, usable=len(splits.train), share=recipe.data.max_skipped_share
         )
         self._lap("data")
-        model = _build_model(recipe, splits.train)
+        model = build_model(recipe, splits.train)
         self._lap("model")
         found["peaks"]["start"] = self._peaks.read()
         cache = self._cache(accelerator.device)
         clock = _Clock(request["steps"], request["seconds"])
         judged = JudgingTime(recipe, splits, cache, accelerator.device)
         with judged.shortened(model) as shortened:
-            trainer = _build_trainer(recipe, model, shortened, run, skips, accelerator, cache=cache, display=clock)
+            trainer = build_trainer(recipe, model, shortened, run, skips, accelerator, cache=cache, display=clock)
         computing = 0.0 if cache is None else cache.seconds
         self._lap("inputs", without=computing)
         found["peaks"]["inputs"] = self._peaks.read()

@@ -221,11 +221,11 @@ class TrialRunner:
         run.prepare(recipe.model_dump(mode="json"), resume=False)
         train = splits.train
         skips = SkipLedger(run, dropped=train.skipped, usable=len(train), share=recipe.data.max_skipped_share)
-        model = training._build_model(recipe, train)
+        model = training.build_model(recipe, train)
         cache = training.build_cache(recipe, accelerator.device, self.progress)
         if cache is not None:
             cache = SharedFeatures.like(cache, self._features)
-        trainer = training._build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=watch)
+        trainer = training.build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=watch)
         if not trainer.judging.is_on:
             raise ConfigError(
                 f"evaluate.tasks measure nothing on {splits.validation.name}; name a task that they allow"
@@ -239,7 +239,7 @@ class TrialRunner:
     def trained_towers(self) -> dict[str, bool]:
         """Side -> whether its tower starts from random weights, for towers that train in the recipe as it was asked."""
         recipe = self.recipe({}, seed=self.asked.recipe().run.seed)
-        model = training._build_model(recipe, self.splits(recipe).train)
+        model = training.build_model(recipe, self.splits(recipe).train)
         found = {}
         for side in ("image", "text"):
             section = getattr(recipe.model, side)

@@ -72,6 +72,14 @@ def test_captions_that_vary_and_those_that_do_not() -> None:
     assert causes(captions.variety(four)) == [("captions_do_not_vary", "fault")]
 
 
+def test_few_captions_that_fit_their_images_are_names_of_kinds() -> None:
+    bright = [torch.full((3, 16, 16), 20 + 50 * (row % 4), dtype=torch.uint8) for row in range(200)]
+    pictures = [(one.float() + other % 20).to(torch.uint8) for one, other in zip(bright, noise(200))]
+    names = subject_of(["one", "two", "three", "four"] * 50, images=pictures)
+    names.train = dataclasses.replace(names.train, groups=np.arange(200) % 4)
+    assert causes(captions.variety(names)) == [("captions_do_not_vary", "note")]
+
+
 def test_ids_and_class_names_for_captions() -> None:
     assert captions.no_texts(subject_of(TEXTS)) == []
     ids = subject_of([f"img_{row:04d}.png" for row in range(30)])
@@ -101,8 +109,6 @@ def test_tokens_that_are_not_the_towers() -> None:
     assert "tokens on average" in tokens.tokenizer(strange)[0].evidence
     beyond = model_of(recipe())
     beyond.text.tower.model.embeddings.word_embeddings = torch.nn.Embedding(5, 16)
-    beyond.text.tower.model.embeddings.position_embeddings = torch.nn.Embedding(4, 16)
-    beyond.text.tower.model.embeddings.token_type_embeddings = torch.nn.Embedding(2, 16)
     found = tokens.tokenizer(subject_of(TEXTS, start=beyond))
     assert causes(found) == [("tokenizer_mismatch", "fault")]
     assert "has 5 rows" in found[0].evidence

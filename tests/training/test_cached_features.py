@@ -46,7 +46,7 @@ def data() -> Any:
 
 def frozen_model(tmp_path: Path, data: Any, *overrides: str) -> DualEncoder:
     recipe = small_recipe(tmp_path / "unused", *FROZEN, *overrides)
-    return builders.training._build_model(recipe, data)
+    return builders.training.build_model(recipe, data)
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -217,7 +217,7 @@ def test_processes_share_the_work(tmp_path: Path, data: Any, monkeypatch: pytest
 def test_views_are_augmented_apart_and_drawn_by_epoch(tmp_path: Path, data: Any) -> None:
     augment = ("data.augment={crop_scale: [0.4, 0.8], flip: 0.5}", "train.feature_cache.views=3")
     recipe = small_recipe(tmp_path / "unused", *FROZEN, *augment)
-    model = builders.training._build_model(recipe, data)
+    model = builders.training.build_model(recipe, data)
     inputs = TrainingInputs(recipe, model, data, FeatureCache(tmp_path / "cache"))
     reader = inputs.reader
     assert reader.image.num_views == 3
@@ -304,7 +304,7 @@ def test_one_view_of_augmented_images_is_pointed_out(tmp_path: Path, caplog: pyt
 
 def test_fixed_features_need_a_tower_frozen_whole(tmp_path: Path, data: Any) -> None:
     recipe = small_recipe(tmp_path / "unused", "model.image.freeze=1", "model.text.freeze=true")
-    model = builders.training._build_model(recipe, data)
+    model = builders.training.build_model(recipe, data)
     assert not model.image.has_fixed_features
     assert model.text.has_fixed_features
     apply_freezing(model, small_recipe(tmp_path / "unused").model)

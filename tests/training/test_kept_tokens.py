@@ -9,7 +9,7 @@ import torch
 from small_runs import small_recipe, small_run, step_records
 
 from mmcl.build import train
-from mmcl.builders.training import _build_model
+from mmcl.builders.training import build_model
 from mmcl.config import load_recipe
 from mmcl.data.batches.cached_tokens import CachedTokens
 from mmcl.data.splits.training_splits import load_splits
@@ -22,7 +22,7 @@ ONCE = ("train.epochs=1", "train.max_steps=3")
 def inputs_of(folder: Path, *overrides: str) -> TrainingInputs:
     recipe = small_recipe(folder, *overrides)
     splits = load_splits(recipe)
-    return TrainingInputs(recipe, _build_model(recipe, splits.train), splits.train, None)
+    return TrainingInputs(recipe, build_model(recipe, splits.train), splits.train, None)
 
 
 def test_kept_tokens_train_the_same_model(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def built(tmp_path: Path, *overrides: str) -> tuple[Recipe, DualEncoder, dict[st
     """The recipe, its model, and the group of every parameter by name."""
     options = [f"model.{side}.options={THREE_LAYERS}" for side in ("image", "text")]
     recipe = small_recipe(tmp_path, *options, *overrides)
-    model = builders.training._build_model(recipe, load_shapes("train", size=4))
+    model = builders.training.build_model(recipe, load_shapes("train", size=4))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {
         names[id(parameter)]: group

@@ -9,7 +9,7 @@ import torch
 import yaml
 from small_runs import small_recipe, small_run, step_records
 
-from mmcl.builders.training import _build_model, build_cache
+from mmcl.builders.training import build_cache, build_model
 from mmcl.config import AUGMENT_PRESETS, recipe_from_tree
 from mmcl.data.augment.captions import CaptionSampler
 from mmcl.data.augment.tokens import TokenDropout
@@ -38,7 +38,7 @@ def test_every_preset_trains_and_is_written_out(preset: str, tmp_path: Path) -> 
 def inputs_of(folder: Path, *overrides: str) -> TrainingInputs:
     recipe = small_recipe(folder, *overrides)
     splits = load_splits(recipe)
-    model = _build_model(recipe, splits.train)
+    model = build_model(recipe, splits.train)
     return TrainingInputs(recipe, model, splits.train, build_cache(recipe, torch.device("cpu"), None))
 
 

@@ -164,7 +164,7 @@ def measure_agreement(
     """
     count = len(groups)
     x, y = _components(image, min(IMAGE_DIMS, count // 4)), _components(text, min(TEXT_DIMS, count // 8))
-    if count < 40 or not x.shape[1] or not y.shape[1] or len(np.unique(groups)) < 8:
+    if count < 40 or not x.shape[1] or not y.shape[1] or len(np.unique(groups)) < 2:
         return None
     y = y / np.sqrt(y.std(0))
     generator = np.random.default_rng(seed)

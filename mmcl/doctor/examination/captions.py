@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from mmcl.doctor.examination.pairing import AGREEMENT, agreements
 from mmcl.doctor.examination.subject import Subject
 from mmcl.doctor.finding import Finding
 
@@ -86,7 +87,7 @@ def variety(subject: Subject) -> list[Finding]:
         return [Finding("captions_do_not_vary", "fault", f"{what}; {usual}.", distinct / rows, FEW, advice)]
     if distinct > FEW * rows or distinct > 0.5 * subject.recipe.train.batch_size * max(1, subject.batches):
         return []
-    if subject.has_learnt:
+    if subject.has_learnt or any(one.p_value <= AGREEMENT for one in agreements(sample)):
         text = f"{what}: they are learnt like classes."
         return [Finding("captions_do_not_vary", "note", text, distinct / rows, FEW, "Judge by zero-shot accuracy.")]
     return [Finding("captions_do_not_vary", "fault", f"{what}, {usual}.", distinct / rows, FEW, advice)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,12 @@ def token_facts(tower: Any, texts: Sequence[str]) -> TokenFacts | None:
 
 
 def embedding_table(model: nn.Module) -> nn.Embedding | None:
-    """A text model's table of token embeddings: the largest there is."""
+    """A text model's table of token embeddings: what transformers calls so, or the largest there is."""
+    if hasattr(model, "get_input_embeddings"):
+        with contextlib.suppress(NotImplementedError):  # transformers' way of saying that a model has none
+            table = model.get_input_embeddings()
+            if isinstance(table, nn.Embedding):
+                return table
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     return max(tables, key=lambda table: table.num_embeddings, default=None)
 

@@ -44,6 +44,10 @@ def _has_start(subject: Subject) -> bool:
     return subject.start is not None
 
 
+def _has_text_tower(subject: Subject) -> bool:
+    return subject.train is not None and (subject.start or subject.trained) is not None
+
+
 def _has_both(subject: Subject) -> bool:
     return subject.start is not None and subject.trained is not None
 
@@ -69,8 +73,8 @@ CHECKS: tuple[Check, ...] = (
     Check("captions vary", captions.variety, _has_rows, "captions differ from row to row"),
     Check("images vary", images.variety, _has_images, "images differ from row to row"),
     Check("normalisation", images.normalization, _has_images, "pixels come out as the image tower wants them"),
-    Check("tokenizer", tokens.tokenizer, _has_rows, "the tokenizer knows the captions' words"),
-    Check("caption length", tokens.cut, _has_rows, "captions fit into the text tower"),
+    Check("tokenizer", tokens.tokenizer, _has_text_tower, "the tokenizer knows the captions' words"),
+    Check("caption length", tokens.cut, _has_text_tower, "captions fit into the text tower"),
     Check("pairs belong together", pairing.pairs, _has_rows, "captions can be told from their images"),
     Check("embeddings vary", spaces.constant, _has_embeddings, "embeddings differ from row to row"),
     Check("dimensions", spaces.collapse, _has_embeddings, "embeddings use many dimensions"),
@@ -110,8 +114,8 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "images_do_not_vary": (*_RATES, *_INPUTS[2:], *SYMPTOMS, "wrong_normalization"),
     "captions_are_no_texts": (*_RATES, *_INPUTS, *SYMPTOMS, "tokenizer_mismatch"),
     "captions_do_not_vary": (*_RATES, *_INPUTS[1:], *SYMPTOMS),
-    "tokenizer_mismatch": (*_RATES, *SYMPTOMS, "captions_cut"),
-    "captions_cut": (*_RATES, *SYMPTOMS),
+    "tokenizer_mismatch": (*_RATES, *SYMPTOMS, "captions_cut", "false_negatives"),
+    "captions_cut": (*_RATES, *SYMPTOMS, "false_negatives"),
     "wrong_normalization": (*_RATES, *SYMPTOMS),
     "pairs_shuffled": (*_RATES, *SYMPTOMS, "pairs_partly_shuffled"),
     "pairs_partly_shuffled": ("overfitting", "unstable_loss", "temperature_collapsed"),
