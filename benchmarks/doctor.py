@@ -26,6 +26,7 @@ import torch
 import yaml
 from doctor_plants import BASE, HEALTHY, PLANTED, Case, Rows, draw_rows, write_table
 from measuring import Settings, machine, say
+from transformers.utils import logging as transformers_logging
 
 QUICK = ("pairs shuffled", "everything frozen", "one caption for all", "InfoNCE", "sigmoid")
 QUICK_STEPS = 20  # of a planted fault
@@ -121,6 +122,7 @@ def main(given: list[str] | None = None) -> None:
     settings = Settings(quick=options.quick)
     settings.prepare()
     logging.getLogger("mmcl").setLevel(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
     names = QUICK if options.quick else tuple(filter(None, (options.only or "").split(";")))
     cases = [case for case in (*PLANTED, *HEALTHY) if not names or case.name in names]
     if unknown := set(names) - {case.name for case in cases}:
