@@ -117,7 +117,8 @@ def run(given: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
 
     is_shuffled, changes = ROWS[row]
     share = given.share if is_shuffled else 0.0
-    name = "".join(letter if letter.isalnum() else "_" for letter in f"{row} {share:g} {given.by if share else ''} {seed}")
+    how = f"{share:g} by {given.by}" if share else "0"
+    name = "".join(letter if letter.isalnum() else "_" for letter in f"{row} {how} {seed}")
     folder = given.runs.resolve() / name
     memory = folder / "noise.json"
     if memory.exists():

@@ -42,7 +42,7 @@ def test_it_holds_code_recipes_cards_and_licence(wheel: Path, checkout: Path) ->
         **{f"mmcl/recipes/data_cards/{path.name}": path for path in (checkout / "data_cards").glob("*.md")},
         "mmcl/py.typed": checkout / "mmcl" / "py.typed",
     }
-    assert sum(name.endswith(".yaml") for name in wanted) == 8
+    assert sum(name.endswith(".yaml") for name in wanted) == 17
     assert "mmcl/pages/page.html" in wanted
     assert {name: held.get(name) for name in wanted} == {name: path.read_bytes() for name, path in wanted.items()}
     about = [name for name in held if name not in wanted]

@@ -12,7 +12,7 @@ from mmcl.config import Recipe, describe_keys, find_recipe, load_recipe, shipped
 def test_list_names_every_recipe(invoke) -> None:
     done = invoke("recipes")
     assert done.code == 0
-    assert len(shipped_recipes()) == 7
+    assert len(shipped_recipes()) == 16
     assert all(name in done.out for name in shipped_recipes())
     assert "Drawn scenes" in done.out  # its own words, not its launch command
 

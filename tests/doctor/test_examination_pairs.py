@@ -11,20 +11,29 @@ from mmcl.doctor.examination.agreement import fit_of, measure_agreement, pixel_f
 from mmcl.doctor.examination.pairing import easy_rows, pairs, strange_share
 from mmcl.doctor.examination.subject import Sample, Subject
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)}
-PLACES = {"left": 0, "right": 1}
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 200, 30),
+    "blue": (30, 30, 220),
+    "grey": (120, 120, 120),
+    "yellow": (220, 200, 30),
+    "pink": (230, 90, 180),
+    "cyan": (30, 200, 200),
+    "white": (245, 245, 245),
+}
+PLACES = {"first": 0, "second": 1, "third": 2, "last": 3}
 
 
 def drawn(number: int, *, seed: int, told: float = 1.0) -> tuple[list[torch.Tensor], list[str]]:
-    """Pictures of a bar in a colour, left or right, with noise; ``told`` of the captions say so, others say little."""
+    """Pictures of a bar in a colour at a place, with noise; ``told`` of the captions say so, others say little."""
     generator = np.random.default_rng(seed)
     images, texts = [], []
     for row in range(number):
         colour, place = generator.choice(list(COLOURS)), generator.choice(list(PLACES))
         picture = generator.integers(0, 90, (3, 24, 24))
-        picture[:, :, 12 * PLACES[place] : 12 * PLACES[place] + 12] = np.array(COLOURS[colour])[:, None, None]
+        picture[:, :, 6 * PLACES[place] : 6 * PLACES[place] + 6] = np.array(COLOURS[colour])[:, None, None]
         images.append(torch.from_numpy(picture.clip(0, 255).astype(np.uint8)))
-        said = f"a {colour} bar at the {place}" if generator.random() < told else "something seen somewhere"
+        said = f"a {colour} bar at the {place} place" if generator.random() < told else "something seen somewhere"
         texts.append(f"{said}, number {row}")
     return images, texts
 
@@ -107,7 +116,7 @@ def test_easy_rows_are_sure_and_usual() -> None:
     images, texts = drawn(160, seed=2)
     found = measure_agreement(pixel_features(images), word_features(texts), np.arange(160))
     rows = easy_rows(found)
-    assert 0.1 <= len(rows) / 160 <= 0.3
+    assert 0.2 <= len(rows) / 160 <= 0.4
     assert found.confident[rows].mean() > found.confident.mean()
 
 
