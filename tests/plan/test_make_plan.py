@@ -33,6 +33,16 @@ class Inside(processes.Measuring):
         return json.loads(json.dumps(answer))
 
 
+class FirstApart(Inside):
+    """The first measurement in a process of its own, as all of them are for a person."""
+
+    def _run(self, request: dict[str, Any]) -> dict[str, Any]:
+        if Inside.asked:
+            return super()._run(request)
+        Inside.asked.append(request)
+        return processes.Measuring._run(self, request)
+
+
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mmcl.plan.planning.Measuring", Inside)
@@ -126,3 +136,20 @@ def test_a_wrong_recipe_says_what_the_training_would(tmp_path: Path) -> None:
         make_plan(SMALL, steps=0)
     with pytest.raises(ConfigError, match="memory is -1 bytes; want more than 0"):
         make_plan(SMALL, memory=-1)
+
+
+def test_the_command_prints_the_plan_and_writes_it(
+    monkeypatch: pytest.MonkeyPatch, invoke: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mmcl.plan.planning.Measuring", FirstApart)
+    monkeypatch.chdir(tmp_path)
+    done = invoke("plan", str(SMALL), "train.max_steps=4", "--steps", "1", "--json", "plan.json")
+    assert done.code == 0, done.err
+    plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    assert plan["data"]["total_steps"] == 4
+    assert 0 < plan["time"]["training"] < plan["time"]["total"]
+    assert plan["memory"]["peak"] > 100 * 2**20  # a process with torch
+    heads = [line.partition(":")[0] for line in done.out.splitlines()]
+    assert heads[:3] == ["parameters", "data", "memory"]
+    assert {"memory of a step", "largest batch that fits", "time", "time of a step", "disk"} <= set(heads)
+    assert {path.name for path in tmp_path.iterdir()} <= {"plan.json", "cache"}, "a plan writes nothing else"
