@@ -73,6 +73,8 @@ def run_case(case: Case, rows: Rows, folder: Path, *, seed: int, quick: bool = F
             raise SystemExit(f"{case.name}: the run did not begin: {stopped}")
         found = examine_run(own / "run", rows=400)
     named = None if found.first is None else found.first.cause
+    # Where the files lay is no result.
+    said = json.loads(json.dumps([found.diagnosis, *(f.to_dict() for f in found.findings)]).replace(str(folder), "."))
     alarms = [finding.cause for finding in found.findings if finding.is_alarm]
     return {
         "case": case.name,
@@ -80,9 +82,9 @@ def run_case(case: Case, rows: Rows, folder: Path, *, seed: int, quick: bool = F
         "named": named,
         "right": named in case.wanted if case.wanted else not alarms,
         "alarms": alarms,
-        "diagnosis": found.diagnosis,
-        "findings": [finding.to_dict() for finding in found.findings],
-        "stopped": stopped,
+        "diagnosis": said[0],
+        "findings": said[1:],
+        "stopped": stopped.replace(str(folder), "."),
         "train_seconds": round(trained - began, 2),
         "doctor_seconds": round(time.perf_counter() - trained, 2),
     }

@@ -7,9 +7,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.slow
 def test_a_quick_run(run_python: Run, checkout: Path, tmp_path: Path) -> None:
     output = tmp_path / "doctor.json"
     done = run_python(str(checkout / "benchmarks" / "doctor.py"), "--quick", "-o", str(output), cwd=tmp_path)
