@@ -50,7 +50,7 @@ class DataFacts:
         domains: different domains; 0: none.
         foils: whether rows have foils.
         shorter_side: median pixels; 0 where no image could be looked at.
-        square: whether nine of ten images lie between 4:5 and 5:4.
+        square: whether nine of ten images lie between 2:3 and 3:2, so that squashing them shows all and bends little.
         validation, test: whether such splits are there.
     """
 
@@ -154,7 +154,7 @@ def read_data_facts(
         domains=0 if summary.domains is None else summary.domains.distinct,
         foils=sample.has("foils"),
         shorter_side=images.shorter_side.median if sized else 0.0,
-        square=sized and images.aspect.p5 >= 0.8 and images.aspect.p95 <= 1.25,
+        square=sized and images.aspect.p5 >= 2 / 3 and images.aspect.p95 <= 1.5,
         validation=recipe.data.split.validation in splits,
         test=recipe.data.split.test in splits,
     )

@@ -59,7 +59,7 @@ def _data(facts: DataFacts) -> str:
     if facts.domains > 1:
         words += f", {facts.domains:,} domains"
     if facts.shorter_side:
-        shape = "nearly square" if facts.square else "not all nearly square"
+        shape = "not far from square" if facts.square else "not all near square"
         words += f", the shorter side {facts.shorter_side:,.0f} pixels, {shape}"
     return words
 

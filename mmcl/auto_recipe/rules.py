@@ -171,7 +171,7 @@ def _of_data(facts: DataFacts, route: Route) -> list[Setting]:
     if facts.tags >= 0.5 and facts.new_tags >= 0.3:
         chosen.append(Setting("data.captions.tags_probability", 0.5, "tags say what captions do not"))
     if route.name != "scratch" and facts.square and (route.point is None or route.point.init_from is None):
-        chosen.append(Setting("model.image.resize", "squash", "images are nearly square: nothing is cut off"))
+        chosen.append(Setting("model.image.resize", "squash", "images are not far from square: nothing is cut off"))
     return chosen
 
 
