@@ -112,12 +112,17 @@ class _Side:
         self.total, self.num_all = like.new_zeros(count), like.new_zeros(count)
 
     def finish(self) -> RowStatistics:
-        """The statistics of all tiles together."""
+        """The statistics of all tiles together.
+
+        They become the graph's: tensors that this side keeps for the backward would then hold the graph that holds
+        them, for good, so that the graph is handed others, of the same memory.
+        """
         many = self.num_positives > 1
         spread = torch.where(many, self.positives - self.sum_positives / self.num_positives.clamp(min=1), 0)
         weights = self.num_negatives.log() if self.weights is None else self.weights
         counts = (self.num_negatives, self.num_positives, self.num_all)
-        return RowStatistics(self.negatives, self.positives, spread, self.total, weights, *counts)
+        found = (self.negatives, self.positives, spread, self.total, weights, *counts)
+        return RowStatistics(*[values.detach() for values in found])
 
 
 class _Gradients:
