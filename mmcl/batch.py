@@ -132,6 +132,8 @@ class Embeddings:
         negative_text: (k, d) unit rows of hard captions, or None; ``negative_text_groups`` (k,) int64 goes with it.
         negative_image: (k, d) unit rows of hard images, or None; ``negative_image_groups`` (k,) int64 goes with it.
         key_image, key_text: (b, d) unit rows of a momentum encoder, without gradient, or None.
+        image_features, text_features: (b, f) what the towers gave to the heads, without gradient, where a loss looks at
+            it; or None.
         rows: (b,) int64 row numbers in the data set, where pairs are judged one by one; or None.
         mixed_ids: (b, 2) int64 ids of the two parts of each row, where rows are mixtures; or None.
         mixed_rows: (b, 2) int64 their row numbers; or None.
@@ -151,6 +153,8 @@ class Embeddings:
     negative_image_groups: Tensor | None = None
     key_image: Tensor | None = None
     key_text: Tensor | None = None
+    image_features: Tensor | None = None
+    text_features: Tensor | None = None
     rows: Tensor | None = None
     mixed_ids: Tensor | None = None
     mixed_rows: Tensor | None = None
@@ -167,10 +171,12 @@ class Embeddings:
         )
 
 
-# Fields of ``Embeddings`` with a row for every item: what encoders made, and what goes with it. Then what is shared.
+# Fields of ``Embeddings`` with a row for every item: what encoders made, and what goes with it (for every pair, or for
+# every hard negative). Then what is shared.
 EMBEDDED = ("image", "text", "negative_text", "negative_image")
-CONSTANT = ("group_ids", "negative_text_groups", "negative_image_groups", "key_image", "key_text", "rows")
-CONSTANT += ("mixed_ids", "mixed_rows", "mixed_shares")
+CONSTANT_OF_ROWS = ("group_ids", "key_image", "key_text", "image_features", "text_features", "rows")
+CONSTANT_OF_ROWS += ("mixed_ids", "mixed_rows", "mixed_shares")
+CONSTANT = (*CONSTANT_OF_ROWS, "negative_text_groups", "negative_image_groups")
 SHARED = ("logit_scale", "logit_bias")
 
 

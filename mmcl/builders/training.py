@@ -48,6 +48,7 @@ from mmcl.noise.listing import FILE as SUSPICIOUS_PAIRS
 from mmcl.noise.listing import write_suspicious_pairs
 from mmcl.noise.trust import PairTrust
 from mmcl.objectives.image_text import ImageTextObjective
+from mmcl.objectives.kept_structure import KeptStructure
 from mmcl.objectives.member_losses import on_members
 from mmcl.objectives.whole_batch import PairLoss, on_whole_batch
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
@@ -304,6 +305,7 @@ def build_objective(recipe: Recipe, model: DualEncoder, train: ImageTextDataset 
         hardness_schedule=HardnessSchedule(section.hardness, section.hardness_schedule) if growing else None,
         trust=PairTrust(recipe.noise, claim_ids(train)) if judged else None,
         mixup=FeatureMixup(alpha, seed=recipe.run.seed) if alpha > 0 else None,
+        structure=_structure(section, num_members(model.image.head)),
         # Where few negatives of a row count, nobody knows beforehand how many.
         chance=_chance(section) if section.mining == "none" else None,
         **section.options,
@@ -320,6 +322,11 @@ def _loss(section: LossSection, members: int) -> PairLoss:
         raise ConfigError(f"loss.members are {len(section.members)}, and the model's heads have {members} members")
     losses = [functools.partial(LOSSES[one.name], **one.options) for one in section.members]
     return on_members(losses, [one.logit_scale for one in section.members])
+
+
+def _structure(section: LossSection, members: int) -> KeptStructure | None:
+    kept = KeptStructure({"image": section.image_structure, "text": section.text_structure}, members=members)
+    return kept if kept.weights else None
 
 
 def _chance(section: LossSection) -> Callable[[int, int, int], float] | None:

@@ -26,6 +26,13 @@ class LossSection(Section):
         description="group: rows of one group (or with equal captions) are positives, to triplet no negatives; pair: "
         "the own pair alone, which is all that dcl, nt_xent, barlow_twins and vicreg know",
     )
+    text_structure: float = Field(
+        0.0,
+        ge=0,
+        description="weight of a term that keeps the cosines between captions which the text tower gives "
+        "(arXiv:1907.09682, 2506.16895); 0: none",
+    )
+    image_structure: float = Field(0.0, ge=0, description="the same between images")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all candidates")
     false_negative_margin: float | None = Field(
         None, ge=-2, le=2, description="negatives that score above the positive plus this are left out; null: none"
@@ -64,12 +71,14 @@ class LossSection(Section):
             return self
         if self.logit_scale is not None:
             raise ValueError("loss.logit_scale is of one of loss.members; the scale of all is model.logit_scale")
-        shared = ("members", "positives")  # what all members have in common stands above them
+        shared = ("members", "positives", *STRUCTURE)  # what all members have in common stands above them
         given = [key for key in self.model_fields_set if key not in shared and not self._is_default(key)]
         if given:
             raise ValueError(f"loss.{given[0]} is given beside loss.members; give it to each member that is to have it")
         for place, member in enumerate(self.members):
-            wrong = [key for key in ("members", "positives", "hardness_schedule") if not member._is_default(key)]
+            wrong = [
+                key for key in ("members", "positives", "hardness_schedule", *STRUCTURE) if not member._is_default(key)
+            ]
             if wrong:
                 raise ValueError(f"loss.members[{place}].{wrong[0]}: a member has none of its own; leave it out")
         return self
@@ -107,6 +116,7 @@ class LossSection(Section):
         return {option: value for option, value in values.items() if value != type(self).model_fields[option].default}
 
 
+STRUCTURE = ("text_structure", "image_structure")
 _CHOICE = ("false_negative_margin", "mining", "mining_margin", "mining_count", "matryoshka_dims", "tile_size")
 # Loss -> the keys of this section that it takes, under the same names; an option of another loss is an error.
 LOSS_OPTIONS: dict[str, tuple[str, ...]] = {

@@ -4,7 +4,7 @@ from mmcl.losses.barlow_twins import barlow_twins
 from mmcl.losses.batch_triplet import batch_triplet
 from mmcl.losses.coral import coral
 from mmcl.losses.dcl import dcl
-from mmcl.losses.distillation import distillation, relational_distillation
+from mmcl.losses.distillation import distillation, relational_distillation, similarity_preserving
 from mmcl.losses.info_nce import info_nce
 from mmcl.losses.mmd import mmd
 from mmcl.losses.nt_xent import nt_xent
@@ -33,6 +33,7 @@ __all__ = [
     "ranking_logistic",
     "relational_distillation",
     "sigmoid",
+    "similarity_preserving",
     "sinkhorn",
     "sup_con",
     "swav",

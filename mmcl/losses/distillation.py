@@ -136,6 +136,62 @@ def relational_distillation(x: Tensor, teacher: Tensor, *, distance: str = "eucl
         return sum_over_blocks(block_sum, blocks, x, mean)[0] / (len(x) * (len(x) - 1))
 
 
+def similarity_preserving(
+    x: Tensor, teacher: Tensor, *, gathered: Tensor | None = None, gathered_teacher: Tensor | None = None
+) -> Tensor:
+    r"""The cosines between the rows of a batch are to be the teacher's.
+
+    .. math:: L = \frac{1}{b\,n} \sum_{i=1}^{b} \sum_{j=1}^{n} \big( \cos(x_i, x_j) - \cos(t_i, t_j) \big)^2
+
+    Args:
+        x: (b, d) embeddings of the student, floating; half precision is widened to float32. A zero row has cosine 0
+            with all.
+        teacher: (b, d') embeddings of the teacher for the same rows; d' may differ from d. Without gradient.
+        gathered: (n, d) the rows j, such as those of all processes; None: x.
+        gathered_teacher: (n, d') goes with it.
+
+    Returns:
+        () float32 (float64 of float64 inputs), in [0, 4]; 0 where the student's rows are the teacher's, turned or each
+        scaled, and for one row. Memory is O((b + n) (d + d') + block).
+
+    Raises:
+        ShapeError: shapes do not fit, the batch is empty, or one of the gathered arguments is given alone.
+
+    Source: Tung & Mori 2019 (arXiv:1907.09682) eq. 4, with cosines in place of products that are normalised row by row.
+
+    Relations: keeps angles where ``relational_distillation`` keeps distances, in units that do not depend on the batch.
+    To keep what a pretrained tower knows of one modality while two are aligned: Gröger et al. 2025 (arXiv:2506.16895).
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> float(similarity_preserving(3 * teacher.flip(1), teacher)) < 1e-6
+        True
+        >>> round(float(similarity_preserving(teacher[[2, 1, 0]], teacher)), 3)
+        0.222
+    """
+    check_matrix("x", x)
+    check_matrix("teacher", teacher)
+    if (gathered is None) != (gathered_teacher is None):
+        raise ShapeError("one of gathered and gathered_teacher is given alone; give both or neither")
+    others, other_teachers = (x, teacher) if gathered is None else (gathered, gathered_teacher)
+    if len(teacher) != len(x) or len(other_teachers) != len(others):
+        raise ShapeError(
+            f"teachers hold {len(teacher)} and {len(other_teachers)} rows, students {len(x)} and {len(others)}; embed "
+            f"the same batch"
+        )
+    with torch.autocast(x.device.type, enabled=False):
+        x, others, *teachers = widened(x, others, teacher.detach(), other_teachers.detach())
+        ours, our_others, theirs, their_others = (F.normalize(rows, dim=1) for rows in (x, others, *teachers))
+
+        def block_sum(block: slice, ours: Tensor, our_others: Tensor) -> tuple[Tensor, Tensor]:
+            wanted = theirs[block] @ their_others.T  # (r, n)
+            return F.mse_loss(ours[block] @ our_others.T, wanted, reduction="sum"), ours.new_zeros(())
+
+        blocks = row_blocks(len(ours), len(our_others), ours.device)
+        return sum_over_blocks(block_sum, blocks, ours, our_others)[0] / (len(ours) * len(our_others))
+
+
 def _mean_distance(x: Tensor, distance: str) -> Tensor:
     """() mean over pairs of different rows, 1 where that is 0."""
 

@@ -18,6 +18,7 @@ from mmcl.negatives.embedding_queue import EmbeddingQueue
 from mmcl.negatives.hardness import HardnessSchedule
 from mmcl.noise.feature_mixup import FeatureMixup
 from mmcl.noise.trust import PairTrust
+from mmcl.objectives.kept_structure import KeptStructure
 from mmcl.objectives.pair_losses import pair_losses
 
 
@@ -42,6 +43,7 @@ class ImageTextObjective(nn.Module):
         hardness_schedule: of the loss's option ``hardness``, where that changes over the run.
         trust: which pairs are trusted; None: all.
         mixup: mixes features before the heads; None: they stay as they are.
+        structure: of the towers' features, which the embeddings are to keep; None: they need not.
         chance: the loss of a model that cannot tell a number of rows, further captions and further images apart; None:
             there is no such loss.
         loss_options: further keyword arguments of the loss.
@@ -57,13 +59,14 @@ class ImageTextObjective(nn.Module):
         hardness_schedule: HardnessSchedule | None = None,
         trust: PairTrust | None = None,
         mixup: FeatureMixup | None = None,
+        structure: KeptStructure | None = None,
         chance: Callable[[int, int, int], float] | None = None,
         **loss_options: Any,
     ) -> None:
         super().__init__()
         self.model = model
         self._loss, self._use_groups, self._loss_options, self._chance = loss, use_groups, loss_options, chance
-        self.hardness, self.trust, self.mixup = hardness_schedule, trust, mixup
+        self.hardness, self.trust, self.mixup, self.structure = hardness_schedule, trust, mixup, structure
         self.queue = self.momentum = None
         if negatives is not None and negatives.queue_size > 0:
             self.queue = EmbeddingQueue(negatives.queue_size, model.embedding_dim)
@@ -79,6 +82,12 @@ class ImageTextObjective(nn.Module):
         image, text, parts = batch.image, batch.text, {}
         if self.mixup is not None:
             image, text, parts = self._mixed(batch)
+        if self.structure is not None:
+            inputs = {"image": image, "text": text}
+            for name in self.structure.weights:
+                inputs[name] = self._with_features(name, inputs[name])
+                parts = {**parts, f"{name}_features": inputs[name]["features"].detach()}
+            image, text = inputs["image"], inputs["text"]
         embeddings = Embeddings(
             image=self.model.encode_image(**image),
             text=self.model.encode_text(**text),
@@ -105,8 +114,8 @@ class ImageTextObjective(nn.Module):
         """Judge embeddings; runs no encoder.
 
         Returns:
-            ``{"loss": (), "logit_scale": ()}``; also ``hardness`` where it changes, and ``noise/...`` where pairs are
-            judged.
+            ``{"loss": (), "logit_scale": ()}``; also ``hardness`` where it changes, ``structure``, the part of the loss
+            that is none between pairs, where there is one, and ``noise/...`` where pairs are judged.
         """
         everyone = embeddings.gathered or embeddings
         negatives = self._negatives_of(everyone)
@@ -140,6 +149,9 @@ class ImageTextObjective(nn.Module):
         terms = {"loss": value, "logit_scale": embeddings.logit_scale.detach().reshape(())}
         if self.hardness is not None:
             terms["hardness"] = self.hardness.value.clone()
+        if self.structure is not None:
+            kept = self.structure(embeddings, everyone)
+            terms |= {"loss": value + kept, "structure": kept.detach()}
         return terms if self.trust is None else {**terms, **self.trust.summary()}
 
     @torch.no_grad()
@@ -193,14 +205,17 @@ class ImageTextObjective(nn.Module):
         mixing = self.mixup(batch.rows)
 
         def mixed(modality: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-            features = inputs.get("features")
-            if features is None:
-                features = self.model.encoder(modality).features(**inputs)
-            return {"features": mixing.of(features)}
+            return {"features": mixing.of(self._with_features(modality, inputs)["features"])}
 
         ids = batch.group_ids if self._use_groups else batch.rows
         parts = {"mixed_ids": mixing.components(ids), "mixed_rows": mixing.components(batch.rows)}
         return mixed("image", batch.image), mixed("text", batch.text), {**parts, "mixed_shares": mixing.shares}
+
+    def _with_features(self, modality: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the head takes: the features among the inputs, or those that the tower makes of them."""
+        if "features" in inputs:
+            return inputs
+        return {"features": self.model.encoder(modality).features(**inputs)}
 
     def _pair_losses(self, everyone: Embeddings) -> Tensor:
         """(n,) of the pairs of all processes, the same on each of them."""

@@ -40,10 +40,10 @@ def on_members(losses: Sequence[PairLoss], scales: Sequence[float | None] = ()) 
         total = 0 * logit_scale.sum()  # which has a gradient where every member has a scale of its own
         further = {key: options[key] for key in _FURTHER if options.get(key) is not None}
         for place, (loss, scale) in enumerate(zip(losses, scales or [None] * len(losses))):
-            own = options | {key: _part(rows, place, len(losses)) for key, rows in further.items()}
+            own = options | {key: part_of_member(rows, place, len(losses)) for key, rows in further.items()}
             total = total + loss(
-                _part(image, place, len(losses)),
-                _part(text, place, len(losses)),
+                part_of_member(image, place, len(losses)),
+                part_of_member(text, place, len(losses)),
                 logit_scale if scale is None else torch.full_like(logit_scale.detach(), scale),
                 gathered=None if gathered is None else _part_of_all(gathered, place, len(losses)),
                 **own,
@@ -53,7 +53,7 @@ def on_members(losses: Sequence[PairLoss], scales: Sequence[float | None] = ()) 
     return call
 
 
-def _part(rows: Tensor, place: int, count: int) -> Tensor:
+def part_of_member(rows: Tensor, place: int, count: int) -> Tensor:
     """One member's unit rows (b, d / n) of rows (b, d) that are unit together."""
     width = rows.shape[-1] // count
     return rows[:, place * width : (place + 1) * width] * count**0.5
@@ -63,5 +63,5 @@ def _part_of_all(gathered: Embeddings, place: int, count: int) -> Embeddings:
     names = ("image", "text", *_FURTHER)
     parts = {name: getattr(gathered, name) for name in names}
     return dataclasses.replace(
-        gathered, **{name: _part(rows, place, count) for name, rows in parts.items() if rows is not None}
+        gathered, **{name: part_of_member(rows, place, count) for name, rows in parts.items() if rows is not None}
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mmcl.batch import Embeddings
+from mmcl.batch import CONSTANT_OF_ROWS, Embeddings
 
 T = TypeVar("T")
 
@@ -108,14 +108,11 @@ def gather_embeddings(embeddings: Embeddings, sizes: list[int]) -> Embeddings:
     embeddings.gathered = Embeddings(
         image=_GatherWithGradient.apply(embeddings.image, sizes),
         text=_GatherWithGradient.apply(embeddings.text, sizes),
-        group_ids=_gather_rows(embeddings.group_ids, sizes),
         logit_scale=embeddings.logit_scale,
         logit_bias=embeddings.logit_bias,
-        key_image=None if embeddings.key_image is None else _gather_rows(embeddings.key_image, sizes),
-        key_text=None if embeddings.key_text is None else _gather_rows(embeddings.key_text, sizes),
         **{
             name: _gather_rows(values, sizes)
-            for name in ("rows", "mixed_ids", "mixed_rows", "mixed_shares")
+            for name in CONSTANT_OF_ROWS
             if (values := getattr(embeddings, name)) is not None
         },
         **_gather_negatives(embeddings),

@@ -253,7 +253,8 @@ class Trainer:
         except ShapeError as error:  # the shapes are ours: what a loss refuses here is a value, such as a scale of 0
             self._stop_on(f"{error}.", math.nan, batch)
             raise
-        loss = self._average(terms["loss"] * process_weight(sizes))
+        # What stands beside the loss between pairs is logged apart: chance is of that between pairs alone.
+        loss = self._average((terms["loss"] - terms.get("structure", 0)) * process_weight(sizes))
         chance = self.watch.chance = self.objective.chance_loss(sum(sizes))
         self._stop_on(self.watch.complaint(loss), loss, batch, diverged=math.isfinite(loss))
         limit = self.recipe.train.max_grad_norm
@@ -447,6 +448,8 @@ class Trainer:
             part.load_state_dict(checkpoint.states[name])
         self.run.drop_metrics_after(self.progress.step)
         self.watching.resume(step=self.progress.step)
-        self.evaluations = [record for record in self.run.read_metrics() if "loss" not in record]
+        # A step has a loss; the judgement before and after training has no epoch.
+        records = self.run.read_metrics()
+        self.evaluations = [record for record in records if "epoch" in record and "loss" not in record]
         self.accelerator.wait_for_everyone()
         return checkpoint.random[rank()]

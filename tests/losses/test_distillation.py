@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmcl.errors import ConfigError, ShapeError
 from mmcl.losses.distances import DISTANCES, row_distances
-from mmcl.losses.distillation import distillation, relational_distillation
+from mmcl.losses.distillation import distillation, relational_distillation, similarity_preserving
 from mmcl.losses.info_nce import info_nce
 
 ROWS, DIM, TEACHER_DIM = 7, 5, 9
@@ -175,6 +175,49 @@ def test_relations_of_equal_rows_are_finite() -> None:
     loss.backward()
     assert float(loss.detach()) > 0.1
     assert torch.isfinite(x.grad).all()
+
+
+def test_cosines_equal_loops(blocks: str, assert_equal_to_naive: Callable[..., None]) -> None:
+    def loops(x: Tensor, others: Tensor, teacher: Tensor, other_teachers: Tensor) -> Tensor:
+        def cosine(a: Tensor, b: Tensor) -> Tensor:
+            return torch.dot(a, b) / (a.norm() * b.norm())
+
+        pairs = [(i, j) for i in range(len(x)) for j in range(len(others))]
+        gaps = [cosine(x[i], others[j]) - cosine(teacher[i], other_teachers[j]) for i, j in pairs]
+        return sum(gap**2 for gap in gaps) / len(gaps)
+
+    teacher, other_teachers = 3 * unit(2, dim=TEACHER_DIM), unit(3, 4, TEACHER_DIM)
+    student, others = 2 * unit(0), unit(1, 4)
+    assert_equal_to_naive(lambda x: similarity_preserving(x, teacher), lambda x: loops(x, x, teacher, teacher), student)
+    assert_equal_to_naive(
+        lambda x, y: similarity_preserving(x, teacher, gathered=y, gathered_teacher=other_teachers),
+        lambda x, y: loops(x, y, teacher, other_teachers),
+        student,
+        others,
+    )
+
+
+def test_cosines_see_neither_size_nor_turn() -> None:
+    teacher = unit(2, dim=TEACHER_DIM)
+    turned, _ = torch.linalg.qr(unit(4, TEACHER_DIM, TEACHER_DIM))
+    sizes = torch.linspace(0.5, 3, ROWS).unsqueeze(1)
+    assert float(similarity_preserving(sizes * teacher @ turned, teacher)) == pytest.approx(0.0, abs=1e-12)
+    assert float(similarity_preserving(teacher + 1, teacher)) > 1e-2  # a shift turns them towards one another
+    assert float(similarity_preserving(unit(0, 1), unit(1, 1))) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"x": torch.ones(0, DIM), "teacher": torch.ones(0, DIM)}, "x holds no rows"),
+        ({"teacher": unit(0, 3)}, "teachers hold 3 and 3 rows, students 7 and 7"),
+        ({"gathered": unit(0, 3)}, "given alone"),
+        ({"gathered": unit(0, 3), "gathered_teacher": unit(0, 2)}, "teachers hold 7 and 2 rows, students 7 and 3"),
+    ],
+)
+def test_wrong_arguments_of_cosines_are_named(change: dict, named: str) -> None:
+    with pytest.raises(ShapeError, match=named):
+        similarity_preserving(**{"x": unit(0), "teacher": unit(1), **change})
 
 
 def test_nan_stays_visible(blocks: str) -> None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcl.losses import row_blocks as row_blocks_module
 from mmcl.losses.batch_triplet import batch_triplet
-from mmcl.losses.distillation import distillation, relational_distillation
+from mmcl.losses.distillation import distillation, relational_distillation, similarity_preserving
 from mmcl.losses.mmd import mmd
 from mmcl.losses.pair_logistic import ranking_logistic
 from mmcl.losses.row_blocks import row_blocks, sum_over_blocks
@@ -107,6 +107,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     ),
     "distillation": lambda x, y: distillation(x, y, 20.0, y.detach(), x.detach(), 10.0),
     "relational_distillation": lambda x, y: relational_distillation(x, rows(2)) + y.sum(),
+    "similarity_preserving": lambda x, y: similarity_preserving(x, rows(2)) + y.sum(),
     "mmd": lambda x, y: mmd(x, y, bandwidths=[0.5, 1.0]),
     "ranking_logistic": lambda x, y: ranking_logistic(x, y, 10.0, pairs_of_four() % 2),
 }
