@@ -40,6 +40,8 @@ ROWS: dict[str, tuple[bool, list[str]]] = {
     "small_loss": (True, ["noise.method=small_loss"]),
     "mixture": (True, ["noise.method=mixture"]),
     "ema_agreement": (True, ["noise.method=ema_agreement"]),
+    "cross_fit": (True, ["noise.method=cross_fit"]),
+    "clean, cross_fit": (False, ["noise.method=cross_fit"]),
     "clean, ema_agreement": (False, ["noise.method=ema_agreement"]),
 }
 RECALLS = ("retrieval/i2t_recall@10", "retrieval/t2i_recall@10")
@@ -209,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", help="DATA in place of the recipe's own")
     parser.add_argument("--share", type=float, default=0.3, help="share of the training captions that are shuffled")
     parser.add_argument("--by", choices=("group", "row"), default="group", help="what exchanges captions")
-    parser.add_argument("--rows", default="clean;shuffled;ema_agreement", help="which rows, separated by semicolons")
+    parser.add_argument("--rows", default="clean;shuffled;cross_fit", help="which rows, separated by semicolons")
     parser.add_argument("--seeds", default="0,1,2", help="seeds of the runs, and of the shuffling")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "noise", help="folder of the runs")
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file; a Markdown page is written beside it")

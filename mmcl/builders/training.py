@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmcl.auto_recipe import early_precision
 from mmcl.builders.automatic import settle_recipe
 from mmcl.builders.batches import build_batches
+from mmcl.builders.cross_fitting import CrossFit
 from mmcl.builders.evaluation import build_evaluators, run_evaluators
 from mmcl.builders.forgetting import BeforeAndAfter, restore_finetuned
 from mmcl.builders.starting_models import build_starting_model
@@ -46,20 +48,21 @@ from mmcl.negatives.hardness import HardnessSchedule
 from mmcl.noise.feature_mixup import FeatureMixup
 from mmcl.noise.listing import FILE as SUSPICIOUS_PAIRS
 from mmcl.noise.listing import write_suspicious_pairs
-from mmcl.noise.trust import PairTrust
+from mmcl.noise.trust import FIT_TO_JUDGE, TRUSTED, PairTrust
 from mmcl.objectives.image_text import ImageTextObjective
 from mmcl.objectives.kept_structure import KeptStructure
 from mmcl.objectives.member_losses import on_members
 from mmcl.objectives.whole_batch import PairLoss, on_whole_batch
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
-from mmcl.training.checkpoint import replace_folder
+from mmcl.training.checkpoint import has_checkpoint, replace_folder
 from mmcl.training.inputs import TrainingInputs
 from mmcl.training.launch import start_accelerator
 from mmcl.training.optimizers import build_optimizer
 from mmcl.training.progress import TrainingResult
-from mmcl.training.protocols import Display, Hooks
+from mmcl.training.protocols import Batches, Display, Hooks
 from mmcl.training.runs import RunFolder
 from mmcl.training.skips import SkipLedger
+from mmcl.training.some_rows import SomeRows
 from mmcl.training.trainer import Trainer
 
 log = get_logger(__name__)
@@ -255,7 +258,22 @@ def train(
     cache = build_cache(recipe, accelerator.device, progress)
     # What is wrong with the data that are judged before and after is told before features are computed.
     ends = BeforeAndAfter.of(recipe, run, splits, device=accelerator.device, cache=cache, progress=progress)
+    pair_losses = None
+    if recipe.noise.method == "cross_fit":
+        build_judge(recipe, model, splits, cache, accelerator.device)  # told before the folds, which judge nothing
+        crossing = CrossFit(recipe, splits.train, run, cache=cache, device=accelerator.device, progress=progress)
+        if not resume:
+            run.begin(values)
+        pair_losses, broken_off = crossing.losses(
+            functools.partial(_train_fold, train=splits.train, accelerator=accelerator, cache=cache)
+        )
+        if broken_off is not None:
+            accelerator.end_training()
+            return TrainingRun(run.path, recipe, broken_off, {}, *_sizes(model))
+        accelerator.free_memory()
     trainer = build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=display)
+    if pair_losses is not None:
+        _judge_pairs(trainer.objective.trust, pair_losses)
     if not resume:
         run.begin(values)
     if recipe.run.tracker != "none":
@@ -276,8 +294,49 @@ def train(
         metrics = judge_best(recipe, run, splits, device=accelerator.device, cache=cache)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    sizes = model.num_parameters(), model.num_parameters(trainable=True)
-    return TrainingRun(run.path, recipe, result, metrics, *sizes, effect)
+    return TrainingRun(run.path, recipe, result, metrics, *_sizes(model), effect)
+
+
+def _judge_pairs(trust: PairTrust, losses: torch.Tensor) -> None:
+    fitness = trust.judge(*losses.unbind(1))
+    if fitness < FIT_TO_JUDGE:
+        log.warning(
+            "noise.method=cross_fit does nothing: the models of the folds tell %.0f %% of the pairs from pairs made "
+            "wrong, and half would be chance; raise noise.fold_share or train.epochs, or make them learn first",
+            100 * fitness,
+        )
+    else:
+        log.info("cross-fitting: %.1f %% of the pairs look wrong", 100 * float((trust.clean < TRUSTED).float().mean()))
+
+
+def _sizes(model: DualEncoder) -> tuple[int, int]:
+    return model.num_parameters(), model.num_parameters(trainable=True)
+
+
+def _train_fold(
+    recipe: Recipe,
+    rows: np.ndarray,
+    run: RunFolder,
+    display: Display,
+    *,
+    train: ImageTextDataset,
+    accelerator: Any,
+    cache: FeatureCache | None,
+) -> tuple[DualEncoder, TrainingResult]:
+    """A run within the run: a model of its own, trained on some rows and judged by nobody."""
+    resume = has_checkpoint(run.checkpoints)
+    values = recipe.model_dump(mode="json")
+    accelerator.wait_for_everyone()
+    run.prepare(values, resume=resume)
+    skips = SkipLedger(run, dropped=[], usable=len(train), share=recipe.data.max_skipped_share)
+    model = build_model(recipe, train)
+    splits = Splits(train, None, {})
+    trainer = build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=display, rows=rows)
+    if not resume:
+        run.begin(values)
+    accelerator.wait_for_everyone()
+    torch.manual_seed(recipe.run.seed + 7919 * accelerator.process_index)
+    return model, trainer.fit(resume=resume)
 
 
 def build_objective(recipe: Recipe, model: DualEncoder, train: ImageTextDataset | None = None) -> ImageTextObjective:
@@ -347,6 +406,7 @@ def build_trainer(
     *,
     cache: FeatureCache | None,
     display: Display | None,
+    rows: np.ndarray | None = None,
 ) -> Trainer:
     """The trainer of a recipe, ready to start; what is wrong with the recipe is told here.
 
@@ -359,6 +419,7 @@ def build_trainer(
         accelerator: device, processes, precision and trackers.
         cache: features of frozen towers; None: towers always run.
         display: told of every step and evaluation.
+        rows: (k,) int64, ascending; the rows of the training split that are trained on; None: all.
 
     Raises:
         ConfigError: what of the recipe does not fit the data or the model.
@@ -379,7 +440,7 @@ def build_trainer(
         objective,
         optimizer,
         reader=inputs.reader,
-        batches=build_batches(recipe, splits.train, model),
+        batches=_batches(recipe, splits.train, model, rows),
         recipe=recipe,
         run=run,
         skips=skips,
@@ -388,11 +449,17 @@ def build_trainer(
     )
 
 
+def _batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder, rows: np.ndarray | None) -> Batches:
+    if rows is None:
+        return build_batches(recipe, train, model)
+    return SomeRows(build_batches(recipe, train.select(rows), model), rows)
+
+
 def _list_suspicious_pairs(run: RunFolder, trust: PairTrust | None, train: ImageTextDataset) -> None:
     if trust is None:
         return
     path = run.path / SUSPICIOUS_PAIRS
-    if not trust.has_begun:
+    if trust.looks_on and not trust.has_begun:
         log.warning(
             "noise.method=%s did nothing: the run ended within noise.warmup_epochs=%d epochs",
             trust.section.method,

@@ -12,14 +12,17 @@ from mmcl.config.section import Section
 class NoiseSection(Section):
     """Which pairs a training trusts; off by default."""
 
-    method: Literal["none", "small_loss", "mixture", "ema_agreement"] = Field(
+    method: Literal["none", "small_loss", "mixture", "ema_agreement", "cross_fit"] = Field(
         "none",
         description="small_loss: a share of the pairs, those of the largest losses, is left out (arXiv:1804.06872); "
         "mixture: two Gaussians over the losses say how likely a pair is right (arXiv:2002.07394); ema_agreement: the "
-        "same over the losses of a moving average of the model, without dropout",
+        "same over the losses of a moving average of the model, without dropout; cross_fit: the same over losses under "
+        "models that were trained on other folds of the data, before the training itself (arXiv:1911.00068)",
     )
-    weighting: Literal["soft", "drop"] = Field(
-        "soft", description="mixture, ema_agreement: pairs weigh as likely as they are right; drop: 1 from 0.5, else 0"
+    weighting: Literal["soft", "drop"] | None = Field(
+        None,
+        description="soft: pairs weigh as likely as they are right; drop: mixture, ema_agreement: 1 from 0.5, else 0; "
+        "cross_fit: those of the largest losses, as many as are wrong, are left out; null: soft, and drop of cross_fit",
     )
     warmup_epochs: int = Field(
         6, ge=1, description="epochs in which all pairs count: what is right is learnt first (arXiv:1706.05394)"
@@ -29,6 +32,10 @@ class NoiseSection(Section):
     )
     ramp_epochs: int = Field(5, ge=0, description="small_loss: epochs from the warm-up until all of share is left out")
     loss_momentum: float = Field(0.9, ge=0, lt=1, description="of the moving average of each pair's loss")
+    folds: int = Field(4, ge=2, description="cross_fit: parts of the data, each judged by a model of the others")
+    fold_share: float = Field(
+        0.6, gt=0, le=1, description="cross_fit: share of the run's epochs that each model trains"
+    )
     ema_momentum: float = Field(
         0.99,
         ge=0,

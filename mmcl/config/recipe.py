@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -102,16 +102,17 @@ class Recipe(Section):
             if used and self.loss.name not in LOSSES_WITH_NEGATIVES:
                 raise ValueError(f"{key} is not known to loss.name={self.loss.name}; it is to {knowing}")
         if method == "none":
+            methods = ", ".join(name for name in get_args(NoiseSection.model_fields["method"].annotation)[1:])
             given = next(
                 (key for key, field in NoiseSection.model_fields.items() if getattr(self.noise, key) != field.default),
                 None,
             )
             if given is not None:
-                raise ValueError(f"noise.{given} goes with a noise.method; want small_loss, mixture or ema_agreement")
-        if alpha > 0 and method not in ("none", *METHODS_WITH_EMA):
+                raise ValueError(f"noise.{given} goes with a noise.method; want one of {methods}")
+        if alpha > 0 and method not in ("none", *METHODS_WITH_EMA, "cross_fit"):
             raise ValueError(
                 f"train.feature_mixup={alpha:g} mixes pairs, and noise.method={method} judges each alone, by its "
-                f"loss in training; take noise.method=ema_agreement, or leave one out"
+                f"loss in training; take noise.method=cross_fit or ema_agreement, or leave one out"
             )
         counts = ("captions_per_row", "images_per_row", "queue_size")
         beside = next((key for key in counts if getattr(self.negatives, key) > 0), None)

@@ -9,8 +9,11 @@ from mmcl.config.noise_sections import METHODS_WITH_EMA, NoiseSection
 from mmcl.errors import ShapeError
 from mmcl.noise.selection import dropped_share, mean_by, smallest
 from mmcl.noise.two_components import clean_probability
+from mmcl.noise.wrong_share import share_below, wrong_probability, wrong_share
 
 TRUSTED = 0.5  # from this chance of being right on, a pair is
+FIT_TO_JUDGE = 0.6  # of the pairs, at least, a judge must find better than pairs made wrong; 0.5 is chance
+LARGEST_SHARE = 0.9  # of the pairs that may be left out
 
 
 class PairTrust(nn.Module):
@@ -71,8 +74,15 @@ class PairTrust(nn.Module):
         return min(self.section.ema_momentum, (1 + steps) / (10 + steps))
 
     @property
+    def looks_on(self) -> bool:
+        """Whether pairs are judged while they are trained on, and not beforehand."""
+        return self.section.method != "cross_fit"
+
+    @property
     def has_begun(self) -> bool:
-        """Whether the warm-up is over."""
+        """Whether pairs have been judged: the warm-up is over, or they were judged beforehand."""
+        if not self.looks_on:
+            return bool(self.losses.isfinite().any())
         return int(self.epochs) >= self.section.warmup_epochs
 
     def of_rows(self, rows: Tensor) -> Tensor:
@@ -80,8 +90,46 @@ class PairTrust(nn.Module):
         return self.weights[rows]
 
     def trusted(self, rows: Tensor) -> Tensor:
-        """(b,) bool: the pairs of these rows that are more likely right than wrong."""
-        return self.clean[rows] >= TRUSTED
+        """(b,) bool: the pairs of these rows that are more likely right than wrong, and not left out."""
+        return (self.clean[rows] >= TRUSTED) & (self.weights[rows] > 0)
+
+    @torch.no_grad()
+    def judge(self, losses: Tensor, wrong_losses: Tensor) -> float:
+        """Judge all pairs at once, by models that were not trained on them.
+
+        Models that can hardly tell a pair from one that was made wrong judge nobody: then all pairs stay trusted.
+
+        Args:
+            losses: (n,) of each pair; NaN: not known, and trusted.
+            wrong_losses: (n,) of each image with the caption of another group; NaN where the loss is.
+
+        Returns:
+            How often a pair has a smaller loss than one made wrong; what is below ``FIT_TO_JUDGE`` changes nothing.
+
+        Raises:
+            ShapeError: there are not n of each.
+        """
+        shapes = tuple(losses.shape), tuple(wrong_losses.shape)
+        if shapes != (self.losses.shape, self.losses.shape):
+            raise ShapeError(f"losses need shape {tuple(self.losses.shape)}, got {shapes[0]} and {shapes[1]}")
+        self.losses.copy_(losses)
+        claims = self.claims.cpu()
+        ours, wrong = (mean_by(values.float().cpu(), claims) for values in (losses, wrong_losses))
+        known = ~ours.isnan()
+        # A claim counts once, however many images it is made of: as many losses are held against as many.
+        first = _first_of_each(claims[known])
+        one_each = ours[known][first], wrong[known][first]
+        fitness = share_below(*one_each)
+        if fitness < FIT_TO_JUDGE:
+            return fitness
+        clean, weights = torch.ones(len(ours)), torch.ones(len(ours))
+        clean[known] = 1 - wrong_probability(*one_each)[claims[known].unique(return_inverse=True)[1]]
+        weights[known] = clean[known]
+        if self.section.weighting != "soft":
+            weights[known] = smallest(ours[known], min(wrong_share(*one_each), LARGEST_SHARE))
+        self.clean.copy_(clean)
+        self.weights.copy_(weights)
+        return fitness
 
     @torch.no_grad()
     def take(self, rows: Tensor, losses: Tensor) -> None:
@@ -136,3 +184,10 @@ class PairTrust(nn.Module):
         if not self.has_begun:
             return {}
         return {"noise/clean_share": self.clean.mean(), "noise/mean_weight": self.weights.mean()}
+
+
+def _first_of_each(ids: Tensor) -> Tensor:
+    """The place of the first of each id, ids ascending."""
+    _, inverse = ids.unique(return_inverse=True)
+    places = torch.arange(len(ids))
+    return torch.full((int(inverse.max()) + 1 if len(ids) else 0,), len(ids)).scatter_reduce(0, inverse, places, "amin")

@@ -131,7 +131,8 @@ class ImageTextObjective(nn.Module):
             groups, options["exclude_ids"] = None, everyone.mixed_ids
         gathered = embeddings.gathered
         if self.trust is not None:
-            self._judged = (everyone.rows, self._pair_losses(everyone))
+            if self.trust.looks_on:
+                self._judged = (everyone.rows, self._pair_losses(everyone))
             if self.trust.has_begun:
                 groups, gathered, further = self._trusted(embeddings, everyone)
                 options |= further
