@@ -132,8 +132,8 @@ class Embeddings:
         negative_text: (k, d) unit rows of hard captions, or None; ``negative_text_groups`` (k,) int64 goes with it.
         negative_image: (k, d) unit rows of hard images, or None; ``negative_image_groups`` (k,) int64 goes with it.
         key_image, key_text: (b, d) unit rows of a momentum encoder, without gradient, or None.
-        image_features, text_features: (b, f) what the towers gave to the heads, without gradient, where a loss looks at
-            it; or None.
+        image_features, text_features: (b, f) what the towers made of each row, before any mixing, without gradient,
+            where a loss looks at it; or None.
         rows: (b,) int64 row numbers in the data set, where pairs are judged one by one; or None.
         mixed_ids: (b, 2) int64 ids of the two parts of each row, where rows are mixtures; or None.
         mixed_rows: (b, 2) int64 their row numbers; or None.

@@ -79,18 +79,18 @@ class ImageTextObjective(nn.Module):
 
     def embed(self, batch: Batch) -> Embeddings:
         """Run the encoders: the only place where they run."""
-        image, text, parts = batch.image, batch.text, {}
-        if self.mixup is not None:
-            image, text, parts = self._mixed(batch)
+        inputs: dict[str, dict[str, Tensor]] = {"image": batch.image, "text": batch.text}
+        parts: dict[str, Tensor] = {}
         if self.structure is not None:
-            inputs = {"image": image, "text": text}
             for name in self.structure.weights:
                 inputs[name] = self._with_features(name, inputs[name])
-                parts = {**parts, f"{name}_features": inputs[name]["features"].detach()}
-            image, text = inputs["image"], inputs["text"]
+                parts[f"{name}_features"] = inputs[name]["features"].detach()
+        if self.mixup is not None:
+            inputs, of_mixtures = self._mixed(inputs, batch)
+            parts |= of_mixtures
         embeddings = Embeddings(
-            image=self.model.encode_image(**image),
-            text=self.model.encode_text(**text),
+            image=self.model.encode_image(**inputs["image"]),
+            text=self.model.encode_text(**inputs["text"]),
             group_ids=batch.group_ids,
             logit_scale=self.model.logit_scale,
             logit_bias=self.model.logit_bias,
@@ -201,16 +201,18 @@ class ImageTextObjective(nn.Module):
                     found[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
         return found
 
-    def _mixed(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def _mixed(
+        self, inputs: dict[str, dict[str, Tensor]], batch: Batch
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
         """Inputs of both encoders, with mixed features in place of what they were made from; of what they are made."""
         mixing = self.mixup(batch.rows)
-
-        def mixed(modality: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"features": mixing.of(self._with_features(modality, inputs)["features"])}
-
+        mixed = {
+            modality: {"features": mixing.of(self._with_features(modality, own)["features"])}
+            for modality, own in inputs.items()
+        }
         ids = batch.group_ids if self._use_groups else batch.rows
         parts = {"mixed_ids": mixing.components(ids), "mixed_rows": mixing.components(batch.rows)}
-        return mixed("image", batch.image), mixed("text", batch.text), {**parts, "mixed_shares": mixing.shares}
+        return mixed, {**parts, "mixed_shares": mixing.shares}
 
     def _with_features(self, modality: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the head takes: the features among the inputs, or those that the tower makes of them."""

@@ -16,7 +16,8 @@ class KeptStructure:
 
     A tower that was pretrained on much knows which captions are alike, and so what lies between the few hundred that
     training shows it: a head that keeps the cosines of its features ranks captions it has not seen better. Features
-    carry no gradient here: a tower that is trained is followed, not held back.
+    carry no gradient here: a tower that is trained is followed, not held back. Where features are mixed before the
+    heads, a mixture is to relate as its larger part does.
 
     Args:
         weights: of ``similarity_preserving``, by modality, "image" or "text"; those that are 0 are left out.

@@ -10,6 +10,7 @@ from mmcl.batch import Batch, Embeddings
 from mmcl.config import LossSection, ModelSection
 from mmcl.losses import info_nce
 from mmcl.models.dual_encoder import DualEncoder, build_dual_encoder
+from mmcl.noise.feature_mixup import FeatureMixup
 from mmcl.objectives.image_text import ImageTextObjective
 from mmcl.objectives.kept_structure import KeptStructure
 
@@ -78,6 +79,18 @@ def test_it_pulls_towards_the_towers_cosines_and_leaves_the_tower_alone(model: D
     before.backward()
     embeddings.text = F.normalize(text.detach() - text.grad, dim=1)
     assert float(objective.structure(embeddings, embeddings)) < float(before.detach())
+
+
+def test_a_mixture_relates_as_its_larger_part(model: DualEncoder, batch: Batch) -> None:
+    structure, mixup = KeptStructure({"text": 1.0}), FeatureMixup(1.0, seed=0)
+    mixing = ImageTextObjective(model, info_nce, structure=structure, mixup=mixup)
+    mixed = mixing(batch)
+    torch.testing.assert_close(mixed.text_features, batch.text["features"])
+    shares = mixed.mixed_shares.unsqueeze(1)
+    partners = mixed.mixed_rows[:, 1]
+    wanted = shares * batch.text["features"] + (1 - shares) * batch.text["features"][partners]
+    torch.testing.assert_close(mixed.text, model.encode_text(features=wanted))
+    assert not torch.allclose(mixed.text, model.encode_text(**batch.text), atol=1e-3), "control: something is mixed"
 
 
 def test_each_member_keeps_it_by_itself() -> None:
