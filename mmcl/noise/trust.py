@@ -23,6 +23,10 @@ class PairTrust(nn.Module):
     large is likely wrong; or rare, or hard: nothing here can tell these apart. In the warm-up all pairs weigh 1. A
     pair that weighs little is not learnt by heart afterwards, so its loss stays large and goes on telling.
 
+    With ``cross_fit`` nothing is learnt by looking on: ``judge`` is told all losses before the first step, by models
+    that were not trained on these pairs, beside those of pairs made wrong. Held against these, the share of wrong pairs
+    is known and not fitted, and data without any lose next to none.
+
     Pairs that make the same claim (one caption, for images of one group) are judged together, by the mean of their
     losses. All is kept in buffers, so a checkpoint holds it, and all processes that take the same in hold the same.
 
@@ -38,7 +42,8 @@ class PairTrust(nn.Module):
 
     Source: the warm-up: Arpit et al. 2017 (arXiv:1706.05394); small_loss: Han et al. 2018 (arXiv:1804.06872), without a
     second network, and among all pairs, by their moving averages, in place of each batch; mixture: Li et al. 2020
-    (arXiv:2002.07394) section 3.1, without a second network.
+    (arXiv:2002.07394) section 3.1, without a second network; cross_fit: Northcutt et al. 2021 (arXiv:1911.00068), pruned
+    by noise rate, with the rate and odds of ``mmcl.noise.wrong_share``.
 
     Example:
         >>> import torch
