@@ -21,6 +21,7 @@ from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.objectives.pair_losses import pair_losses
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
+from mmcl.training.gather import broadcast_object
 from mmcl.training.progress import TrainingResult
 from mmcl.training.runs import RunFolder
 
@@ -151,7 +152,7 @@ class CrossFit:
             model, result = train_fold(recipe, others, folder, _FoldDisplay(title, self._progress))
             if result.interrupted:
                 return found, result
-            found[rows] = self._judged(model, rows)
+            found[rows] = broadcast_object(self._judged(model, rows))  # the same to the bit on every process
             if self._run.writes:
                 partial = kept.with_name(f".{kept.name}.partial")
                 save_file({"losses": found[rows]}, partial)

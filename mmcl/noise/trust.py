@@ -42,8 +42,8 @@ class PairTrust(nn.Module):
 
     Source: the warm-up: Arpit et al. 2017 (arXiv:1706.05394); small_loss: Han et al. 2018 (arXiv:1804.06872), without a
     second network, and among all pairs, by their moving averages, in place of each batch; mixture: Li et al. 2020
-    (arXiv:2002.07394) section 3.1, without a second network; cross_fit: Northcutt et al. 2021 (arXiv:1911.00068), pruned
-    by noise rate, with the rate and odds of ``mmcl.noise.wrong_share``.
+    (arXiv:2002.07394) section 3.1, without a second network; cross_fit: Northcutt et al. 2021 (arXiv:1911.00068),
+    pruned by noise rate, with the rate and odds of ``mmcl.noise.wrong_share``.
 
     Example:
         >>> import torch
@@ -138,7 +138,7 @@ class PairTrust(nn.Module):
 
     @torch.no_grad()
     def take(self, rows: Tensor, losses: Tensor) -> None:
-        """Take a step's losses in; behind the last row of an epoch the weights are found anew.
+        """Take a step's losses in; behind the last row of an epoch the weights are found anew. Not with ``cross_fit``.
 
         Args:
             rows: (b,) int64; a row that stands there twice counts with its mean.
@@ -151,6 +151,8 @@ class PairTrust(nn.Module):
             raise ShapeError(f"rows and losses need one shape (b,), got {tuple(rows.shape)} and {tuple(losses.shape)}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.losses):
             raise ShapeError(f"rows go from {int(rows.min())} to {int(rows.max())}; want 0 to {len(self.losses) - 1}")
+        if not self.looks_on:
+            return
         # On the CPU sums over rows that stand there twice have one order, and so one result.
         finite = losses.isfinite().cpu()
         found, inverse = rows.cpu()[finite].unique(return_inverse=True)

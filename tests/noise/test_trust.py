@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmcl.config import NoiseSection
 from mmcl.errors import ShapeError
-from mmcl.noise.trust import PairTrust
+from mmcl.noise.trust import FIT_TO_JUDGE, PairTrust
 from mmcl.noise.two_components import clean_probability
 
 ROWS = torch.arange(100)
@@ -114,3 +114,53 @@ def test_what_does_not_fit_is_refused() -> None:
         kept.take(torch.tensor([100]), torch.tensor([1.0]))
     kept.take(torch.tensor([], dtype=torch.int64), torch.tensor([]))
     assert bool(kept.losses.isnan().all())
+
+
+def judged_beforehand(right: int, wrong: int, *, weighting: str | None = None) -> tuple[PairTrust, float]:
+    """Two rows a claim, the wrong claims last; losses of pairs made wrong like theirs."""
+    draw = torch.Generator().manual_seed(0)
+    losses = torch.randn(right + wrong, generator=draw).repeat_interleave(2)
+    losses[2 * right :] += 6
+    made_wrong = (torch.randn(right + wrong, generator=draw) + 6).repeat_interleave(2)
+    losses[0], made_wrong[0] = torch.nan, torch.nan  # an image that cannot be read
+    found = trust("cross_fit", torch.arange(right + wrong).repeat_interleave(2), weighting=weighting)
+    return found, found.judge(losses, made_wrong)
+
+
+def test_judged_beforehand_the_wrong_share_is_left_out() -> None:
+    found, fitness = judged_beforehand(140, 60)
+    assert fitness > 0.8
+    assert found.has_begun
+    left_out = found.weights == 0
+    assert int(left_out.sum()) == pytest.approx(120, abs=6)
+    assert float((found.weights[280:] == 0).float().mean()) > 0.9
+    assert not bool(found.trusted(left_out.nonzero()[:, 0]).any())
+    assert float(found.of_rows(torch.tensor([0]))) == 1.0  # judged with the other row of its claim
+    before = found.weights.clone()
+    found.take(torch.arange(400), torch.full((400,), 9.0))
+    torch.testing.assert_close(found.clean, judged_beforehand(140, 60)[0].clean)
+    torch.testing.assert_close(found.weights, before)
+
+
+def test_judged_beforehand_softly_pairs_weigh_as_likely_as_they_are_right() -> None:
+    found, _ = judged_beforehand(140, 60, weighting="soft")
+    torch.testing.assert_close(found.weights, found.clean)
+    assert float(found.clean[:280].mean()) > 0.95
+    assert float(found.clean[280:].mean()) < 0.05
+
+
+def test_data_without_wrong_pairs_lose_next_to_none() -> None:
+    found, _ = judged_beforehand(200, 0)
+    assert float((found.weights == 0).float().mean()) < 0.02
+    control, _ = judged_beforehand(140, 60)
+    assert float((control.weights == 0).float().mean()) > 0.2
+
+
+def test_judges_that_can_tell_nothing_change_nothing() -> None:
+    draw = torch.Generator().manual_seed(0)
+    found = trust("cross_fit", torch.arange(200))
+    assert not found.has_begun
+    assert found.judge(torch.randn(200, generator=draw), torch.randn(200, generator=draw)) < FIT_TO_JUDGE
+    assert found.weights.tolist() == found.clean.tolist() == [1.0] * 200
+    with pytest.raises(ShapeError, match=r"losses need shape \(200,\), got \(200,\) and \(3,\)"):
+        found.judge(torch.zeros(200), torch.zeros(3))
