@@ -3,8 +3,8 @@
     python benchmarks/auto.py -o benchmarks/results/NAME.json --emoji path/to/emoji
 
 trains both recipes of emoji, digits and shapes (``--only`` some of them) in fresh processes and writes what each scored
-once on the test split, with what was chosen and why. ``--splits validation`` reads the best score on the validation
-split instead, which is what settings may be chosen by. Needs the extra ``weights``.
+once on the test split, with what was chosen and why; the table goes beside it as .md. ``--splits validation`` reads the
+best score on the validation split instead, which is what settings may be chosen by. Needs the extra ``weights``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def _mmcl(*arguments: str) -> float:
     return time.perf_counter() - began
 
 
-def train_one(recipe: str, data: str, folder: Path, *, seed: int, at_end: bool, more: list[str]) -> dict[str, Any]:
+def train_one(
+    recipe: str, name: str, data: str, folder: Path, *, seed: int, at_end: bool, more: list[str]
+) -> dict[str, Any]:
     """Train, unless the folder holds the finished run already; its scores and, of ``auto``, what was chosen."""
     metrics, seconds = folder / "metrics.jsonl", None
     finished = (folder / "evaluation.json").is_file() if at_end else (folder / "model").is_dir()
@@ -49,9 +51,10 @@ def train_one(recipe: str, data: str, folder: Path, *, seed: int, at_end: bool, 
         "recipe": recipe,
         "seed": seed,
         "seconds": None if seconds is None else round(seconds, 1),
-        "validation": [record for record in records if "loss" not in record],
+        "validation": [record for record in records if "epoch" in record and "loss" not in record],
         "test": json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["test"] if at_end else None,
-        "choice": choices.read_text(encoding="utf-8") if choices.is_file() else None,
+        # Where the data lie is a path of this machine.
+        "choice": choices.read_text(encoding="utf-8").replace(data, name) if choices.is_file() else None,
     }
 
 
@@ -70,7 +73,7 @@ def compare(name: str, data: str, runs: Path, options: argparse.Namespace) -> di
         for seed in options.seeds:
             folder = runs / f"{name}-{recipe}-{seed}"
             say(f"{name}: {recipe}, seed {seed} -> {folder}")
-            run = train_one(recipe, data, folder, seed=seed, at_end=options.splits == "test", more=options.set)
+            run = train_one(recipe, name, data, folder, seed=seed, at_end=options.splits == "test", more=options.set)
             scores.setdefault(recipe, []).append(score(run, names))
             kept.setdefault(recipe, []).append(run)
     hand, auto = (sum(scores[recipe]) / len(scores[recipe]) for recipe in (by_hand, "auto"))
@@ -86,6 +89,28 @@ def compare(name: str, data: str, runs: Path, options: argparse.Namespace) -> di
         "holds": auto >= hand - POINTS,
         "runs": kept,
     }
+
+
+def table(result: dict[str, Any]) -> str:
+    """A line for each data set, in Markdown."""
+    about, asked = result["about"], result["asked"]
+    lines = [
+        f"# recipe: auto beside recipes made by hand: {about['gpu'] or about['processor']}",
+        f"{about['cores']} cores, {about['memory_gib']} GiB. {about['system']}, Python {about['python']}. Load at the "
+        f"start: {about['load']}. mmcl at {about['commit']}; {about['when']}. Seeds {asked['seeds']}, "
+        f"{asked['splits']} split; per cent, the mean of the metrics; seconds of the whole command.",
+        "| data | metrics | recipe by hand | its score (seconds) | auto (seconds) | difference | at most "
+        f"{result['allowed_points']:g} below |\n|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [row["data"], ", ".join(row["metrics"]), row["by_hand"]]
+        for recipe, mean in ((row["by_hand"], row["hand"]), ("auto", row["auto"])):
+            seconds = [run["seconds"] for run in row["runs"][recipe] if run["seconds"] is not None]
+            took = f"{sum(seconds) / len(seconds):.0f} s" if seconds else "trained before"
+            cells.append(f"{mean:.1f} ({took})")
+        cells += [f"{row['difference']:+.1f}", "yes" if row["holds"] else "**no**"]
+        lines[-1] += "\n| " + " | ".join(cells) + " |"
+    return "\n\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -104,6 +129,8 @@ def main() -> None:
     wanted = options.only.split(",")
     if unknown := [name for name in wanted if name not in COMPARED]:
         parser.error(f"--only: there is no {unknown[0]!r}; known are {', '.join(COMPARED)}")
+    about = {**machine(Settings()), "versions": versions()}
+    asked = {"seeds": options.seeds, "splits": options.splits, "set": options.set}
     with tempfile.TemporaryDirectory() as scratch:
         runs = options.runs or Path(scratch)
         rows = []
@@ -115,9 +142,9 @@ def main() -> None:
             row = compare(name, data, runs, options)
             rows.append(row)
             say(f"{name}: by hand {row['hand']:.1f}, auto {row['auto']:.1f} ({'holds' if row['holds'] else 'FAILS'})")
-            about = {**machine(Settings()), "versions": versions()}
-            result = {"about": about, "command": " ".join(sys.argv), "allowed_points": POINTS, "rows": rows}
+            result = {"about": about, "asked": asked, "allowed_points": POINTS, "rows": rows}
             options.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            options.out.with_suffix(".md").write_text(table(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,8 @@ class Case:
         patch: what is different while it is trained and examined.
         towers: makes files beside it, and returns further overrides.
         columns: of the table.
+        after: does something to the run folder behind the training.
+        recipe: by its name, of runs that start from one that is shipped; empty: the one of all.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Case:
     patch: Callable[[], Any] = nothing
     towers: Callable[[Path, Rows], list[str]] = lambda folder, rows: []
     columns: tuple[str, ...] = ("image", "text", "split")
+    after: Callable[[Path], None] = lambda run: None
+    recipe: str = ""
 
 
 def draw_rows(folder: Path, seed: int) -> Rows:
@@ -267,6 +271,11 @@ PLANTED: tuple[Case, ...] = (
         "a loss that lets embeddings collapse",
         ("constant_embeddings", "dimensional_collapse"),
         ("loss.name=vicreg", "loss.variance=0", "loss.covariance=0"),
+    ),
+    Case(
+        "a head of two dimensions",
+        ("dimensional_collapse",),
+        ("model.text.head={name: mlp, hidden_dims: [2], input_dropout: 0}", "train.max_steps=240"),
     ),
     Case("captions cut to 4 tokens", ("captions_cut",), ("model.text.max_length=4",)),
     Case("warm-up longer than the run", ("learning_rate_too_low",), ("schedule.warmup_steps=100000",)),

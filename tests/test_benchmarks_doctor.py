@@ -30,3 +30,23 @@ def test_a_quick_run(run_python: Run, checkout: Path, tmp_path: Path) -> None:
     table = output.with_suffix(".md").read_text(encoding="utf-8")
     assert "## Planted faults: 3 of 3 right" in table
     assert "## Healthy runs: 2 of 2 right" in table
+
+
+def test_every_run_has_a_name_and_wants_what_there_is(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(checkout / "benchmarks"))
+    import doctor_plants
+    import doctor_pretrained_plants
+
+    from mmcl.config import shipped_recipes
+    from mmcl.doctor.finding import CAUSES
+
+    for module in (doctor_plants, doctor_pretrained_plants):
+        cases = [*module.PLANTED, *module.HEALTHY]
+        assert len({case.name for case in cases}) == len(cases)
+        assert {cause for case in module.PLANTED for cause in case.wanted} <= set(CAUSES)
+        assert all(case.wanted for case in module.PLANTED)
+        assert not any(case.wanted for case in module.HEALTHY)
+        assert {case.recipe for case in cases} <= {"", *shipped_recipes()}
+        # A tuple of one that lost its comma would be read letter by letter.
+        assert all(isinstance(case.overrides, tuple) and isinstance(case.columns, tuple) for case in cases)
+        assert all("=" in override for case in cases for override in case.overrides)

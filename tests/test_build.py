@@ -75,6 +75,23 @@ def test_whole_groups_are_held_out_where_there_is_no_validation(
     assert any(other.validation.column("id") != splits.validation.column("id") for other in others)
 
 
+def test_of_classes_images_are_held_out_and_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for label, rows in (("cat", 20), ("dog", 12)):
+        (tmp_path / label).mkdir()
+        for number in range(rows):
+            Image.new("RGB", (8, 8), (9 * number, 0, rows)).save(tmp_path / label / f"{label}{number}.png")
+    data = {"path": str(tmp_path), "holdout_share": 0.25}
+    splits = load_splits(recipe(str(tmp_path), data=data))
+    counted = [sorted(part.texts(row)[0] for row in range(len(part))) for part in (splits.train, splits.validation)]
+    assert counted == [["cat"] * 15 + ["dog"] * 9, ["cat"] * 5 + ["dog"] * 3]
+    ids = [splits.train.column("id"), splits.validation.column("id")]
+    assert len({*ids[0], *ids[1]}) == 32
+    again = load_splits(recipe(str(tmp_path), data=data, run={"seed": 1}))
+    assert again.validation.column("id") != ids[1]
+    assert "judged on too" not in caplog.text  # the name of a class is no leak
+    assert "hang together" not in caplog.text
+
+
 def test_large_validation_splits_are_cut_at_random(tmp_path: Path) -> None:
     pictures(tmp_path, "train", "validation")
     cut = load_splits(recipe(str(tmp_path), evaluate={"max_rows": 5})).validation

@@ -18,6 +18,7 @@ from mmcl.data.sources.loading import load_split, open_data, parse_reference
 from mmcl.data.sources.opened import OpenedData
 from mmcl.data.sources.options import split_options
 from mmcl.data.splits.names import canonical_splits
+from mmcl.data.splits.splitting import captions_are_classes
 from mmcl.data.summary import summarise
 from mmcl.data.vectors import VectorImages
 from mmcl.errors import DataError
@@ -27,6 +28,7 @@ Progress = Callable[[str, int, int], None]
 ROWS_LOOKED_AT = 20_000  # of larger data a sample is summed up
 SCENES_LOOKED_AT = 2_000  # of the built-in data, which are drawn first
 IMAGES_LOOKED_AT = 200
+GROUPS_TO_HOLD_OUT = 15  # of fewer, those held out are too few to judge anything by
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class DataFacts:
         shorter_side: median pixels; 0 where no image could be looked at.
         square: whether nine of ten images lie between 2:3 and 3:2, so that squashing them shows all and bends little.
         validation, test: whether such splits are there.
+        class_names: whether captions are the names of classes, of which each lends images where some are held out.
     """
 
     name: str
@@ -77,6 +80,12 @@ class DataFacts:
     square: bool
     validation: bool
     test: bool
+    class_names: bool = False
+
+    @property
+    def can_hold_out(self) -> bool:
+        """Whether part of the training rows can judge the rest."""
+        return self.groups >= GROUPS_TO_HOLD_OUT or (self.class_names and self.groups > 1)
 
     @property
     def by_class(self) -> bool:
@@ -157,6 +166,7 @@ def read_data_facts(
         square=sized and images.aspect.p5 >= 2 / 3 and images.aspect.p95 <= 1.5,
         validation=recipe.data.split.validation in splits,
         test=recipe.data.split.test in splits,
+        class_names=captions_are_classes(dataset),
     )
 
 

@@ -65,7 +65,8 @@ def _data(facts: DataFacts) -> str:
 
 
 def _captions(facts: DataFacts) -> str:
-    words = f"A caption has {facts.words:,.0f} words (95 % at most {facts.words_p95:,.0f})"
+    number = f"{facts.words:,.0f} word" + ("s" if facts.words != 1 else "")
+    words = f"A caption has {number} (95 % at most {facts.words_p95:,.0f})"
     if facts.languages:
         words += f", probably in {' and '.join(facts.languages[:3])}"
     if facts.repeated >= 0.005:
@@ -109,9 +110,11 @@ def _numbers(chosen: Sequence[Setting]) -> str:
 
 
 def _splits(facts: DataFacts) -> str:
-    if facts.groups < 3:
+    if not facts.can_hold_out:
         return (
-            "No validation split is there and too few groups to hold some out, so the last model is kept; "
-            f"{facts.name}?train=0.8&validation=0.1&test=0.1&captions=false makes splits"
+            f"There is no validation split, and {facts.groups} groups are too few to hold some out: nothing is judged, "
+            f"and the last model is kept"
         )
+    if facts.class_names:
+        return "There is no validation split: some images of each class are held out for it"
     return "There is no validation split: some groups are held out for it"

@@ -17,7 +17,7 @@ from mmcl.auto_recipe.rules import choose_route, choose_settings, precision_of
 from mmcl.auto_recipe.settings import Setting
 from mmcl.auto_recipe.starting_points import StartingPoint, at_hand, named_by_recipe
 from mmcl.auto_recipe.tiny_speed import tiny_pairs_per_second
-from mmcl.config import LOSS_OPTIONS, Recipe, recipe_from_tree
+from mmcl.config import LOSS_OPTIONS, STRUCTURE, Recipe, recipe_from_tree
 from mmcl.config.model_sections import DECIDED_OF_MODEL, DECIDED_OF_TOWERS
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.errors import ConfigError, DataError
@@ -52,6 +52,11 @@ def resolve_recipe(recipe: Recipe, *, progress: Progress | None = None) -> tuple
     said = dict(said_keys(recipe))
     dataset, rows, splits = open_training_rows(recipe, progress=progress)
     facts = read_data_facts(dataset, rows=rows, splits=splits, recipe=recipe, seed=recipe.run.seed)
+    if facts.groups < 2:
+        raise DataError(
+            f"{facts.name}: all {facts.rows:,} training image(s) are of one group (one class, one caption or one "
+            f"group column's value), so that there is nothing to tell apart; give captions that differ, or more classes"
+        )
     machine = look_at_machine()
     named = named_by_recipe(recipe)
     points = at_hand(facts.languages) if named is None else [named]
@@ -108,6 +113,8 @@ def said_keys(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):  # within a list, such as one of loss.members: what was said of it
+        return value.model_dump(mode="json", exclude_unset=True)
     return [_jsonable(one) for one in value] if isinstance(value, (tuple, list)) else value
 
 
@@ -184,7 +191,7 @@ def _is_free(setting: Setting, said: dict[str, Any]) -> bool:
         return False
     section, _, leaf = key.rpartition(".")
     if section == "loss" and leaf != "members":
-        return leaf in LOSS_OPTIONS.get(said.get("loss.name", "info_nce"), ()) or leaf == "name"
+        return leaf in LOSS_OPTIONS.get(said.get("loss.name", "info_nce"), ()) or leaf in ("name", *STRUCTURE)
     if said.get("model.init_from") is not None and key.startswith("model."):
         decided = {"init_from", *DECIDED_OF_MODEL, *DECIDED_OF_TOWERS}
         return leaf not in decided and ".head." not in key

@@ -145,15 +145,14 @@ def choose_settings(facts: DataFacts, machine: MachineFacts, route: Route, *, mi
         facts, machine, route: what was seen and decided.
         minutes: the time there is.
     """
-    memory_short = machine.gpu is not None or machine.memory_gib < 8
     if route.name == "scratch" or route.point is None:
         chosen = scratch(facts, affordable=route.epochs)
     elif route.name == "frozen":
         chosen = frozen(facts, route.point, image_size=route.image_size)
     elif route.name == "lora":
-        chosen = lora(facts, route.point, epochs=route.epochs, memory_short=memory_short)
+        chosen = lora(facts, route.point, epochs=route.epochs)
     else:
-        chosen = unfreeze(facts, route.point, epochs=route.epochs, memory_short=memory_short)
+        chosen = unfreeze(facts, route.point, epochs=route.epochs)
     epochs = next(float(one.value) for one in chosen if one.key == "train.epochs")
     return [*_of_data(facts, route), *chosen, *_of_machine(machine, minutes), *_of_judging(facts, epochs)]
 
@@ -163,8 +162,9 @@ def _of_data(facts: DataFacts, route: Route) -> list[Setting]:
     if route.rows is not None:
         chosen.append(Setting("data.max_rows", route.rows, "features of more would take too long"))
     if not facts.validation:
-        if facts.groups < 3:
-            chosen.append(Setting("data.split.validation", None, f"{facts.groups} groups: none can be held out"))
+        if not facts.can_hold_out:
+            why = f"{facts.groups} groups: too few to hold some out"
+            chosen.append(Setting("data.split.validation", None, why))
         else:
             share = float(round(np.clip(300 / max(1, facts.rows), 0.05, 0.2), 2))
             chosen.append(Setting("data.holdout_share", share, "there is no validation split"))

@@ -103,14 +103,13 @@ def _members(facts: DataFacts, point: StartingPoint) -> list[Setting]:
     return chosen
 
 
-def unfreeze(facts: DataFacts, point: StartingPoint, *, epochs: float, memory_short: bool) -> list[Setting]:
+def unfreeze(facts: DataFacts, point: StartingPoint, *, epochs: float) -> list[Setting]:
     """Heads first, then the towers as well, lower layers slower: enough data and time.
 
     Args:
         facts: of the data.
         point: whose towers are trained.
         epochs: that the time allows.
-        memory_short: whether batches go through the towers in parts.
     """
     chosen = [
         *_towers(point),
@@ -131,14 +130,14 @@ def unfreeze(facts: DataFacts, point: StartingPoint, *, epochs: float, memory_sh
         ]
     else:
         chosen.append(Setting("optimizer.learning_rate", 2e-5, "a pretrained model keeps what it knows"))
-    return [*chosen, *_trained_towers(facts, epochs=epochs, memory_short=memory_short)]
+    return [*chosen, *_trained_towers(facts, epochs=epochs)]
 
 
-def lora(facts: DataFacts, point: StartingPoint, *, epochs: float, memory_short: bool) -> list[Setting]:
+def lora(facts: DataFacts, point: StartingPoint, *, epochs: float) -> list[Setting]:
     """Low-rank adapters in both towers: enough time to train them, too few rows for all weights.
 
     Args:
-        facts, point, epochs, memory_short: as for ``unfreeze``.
+        facts, point, epochs: as for ``unfreeze``.
     """
     chosen = _towers(point)
     for side in ("image", "text"):
@@ -150,7 +149,7 @@ def lora(facts: DataFacts, point: StartingPoint, *, epochs: float, memory_short:
         chosen.append(Setting("model.embedding_dim", 256, "the towers' features have a few hundred values"))
     rate = 1e-3 if point.init_from is None else 2e-4
     chosen.append(Setting("optimizer.learning_rate", rate, "of the heads"))
-    return [*chosen, *_trained_towers(facts, epochs=epochs, memory_short=memory_short)]
+    return [*chosen, *_trained_towers(facts, epochs=epochs)]
 
 
 def scratch(facts: DataFacts, *, affordable: float) -> list[Setting]:
@@ -204,9 +203,10 @@ def _short(*, epochs: float, rate: float, rows: int) -> list[Setting]:
     ]
 
 
-def _trained_towers(facts: DataFacts, *, epochs: float, memory_short: bool) -> list[Setting]:
+def _trained_towers(facts: DataFacts, *, epochs: float) -> list[Setting]:
     chosen = [
         Setting("train.batch_size", power_of_two(facts.rows / 16, least=32, most=256), "negatives of each pair"),
+        Setting("train.micro_batch_size", "auto", "a whole batch may not fit into memory at once"),
         Setting("train.epochs", epochs, "what the time allows, at most ten"),
         Setting("schedule.warmup_share", 0.1, "pretrained weights are not to be shaken"),
         Setting("loss.label_smoothing", 0.1 if facts.rows < 20_000 else 0.0, f"{facts.rows:,} rows"),
@@ -216,6 +216,4 @@ def _trained_towers(facts: DataFacts, *, epochs: float, memory_short: bool) -> l
         chosen.append(Setting("data.augment.crop_scale", [0.8, 1.0], "an image is seen several times"))
     if facts.words_p95 > 2 * facts.words:
         chosen.append(Setting("data.bucket_by_length", True, "captions differ much in length: less padding"))
-    if memory_short:
-        chosen.append(Setting("train.micro_batch_size", "auto", "a whole batch may not fit into memory at once"))
     return chosen

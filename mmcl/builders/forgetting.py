@@ -300,11 +300,16 @@ def _read(dataset: ImageTextDataset, row: int) -> Any:
 
 
 def _needs_refresh(start: DualEncoder, best: DualEncoder) -> bool:
-    """Whether batch norms lie between weights that differ: their statistics are no averages of the two."""
+    """Whether batch norms lie between weights that differ: their statistics are no averages of the two.
+
+    Where a tower kept its statistics while it trained (``keep_statistics``), so does every model between the two.
+    """
     for side in ("image", "text"):
         if not batch_norms(start.encoder(side)):
             continue
         one, two = (model.encoder(side).tower.state_dict() for model in (start, best))
-        if any(not torch.equal(value.cpu(), two[name].cpu()) for name, value in one.items()):
+        moved = {name for name, value in one.items() if not torch.equal(value.cpu(), two[name].cpu())}
+        statistics = {name for name in one if name.endswith(("running_mean", "running_var"))}
+        if moved and (not statistics or moved & statistics):
             return True
     return False

@@ -133,7 +133,8 @@ def closing_table(run: TrainingRun, console: Console) -> None:
     if run.result.interrupted:
         table.add_row("go on with", "the same command and --resume")
     else:
-        table.add_row("best step", str(progress.best_step))
+        judged = "" if progress.best is None else f" ({run.recipe.evaluate.metric} {progress.best:.4g} on validation)"
+        table.add_row("best step", f"{progress.best_step}{judged}")
         table.add_row("model", Text(str(run.model)))
     console.print(table)
     if run.effect is not None:

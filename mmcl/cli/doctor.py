@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 _COLORS = {"fault": "red", "warning": "yellow", "note": "dim"}
 
-Data = Annotated[str | None, typer.Option("--data", metavar="DATA", help="Where the data are, if they moved.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the findings as JSON.")]
-Html = Annotated[Path | None, typer.Option("--html", metavar="PAGE.html", help="Write the findings as a page.")]
-
 
 def doctor(
     run: Annotated[
@@ -39,8 +35,8 @@ def doctor(
 ) -> None:
     """Say what is wrong with a training, by what evidence, and what to do next.
 
-    Recipe, records, data and model are looked at; nothing is changed. Pairs, pixels, tokens, weights, embeddings,
-    batches and reading are checked, and the cause is named before what follows from it.
+    Recipe, records, data and model are looked at; nothing is changed. Files, pairs, pixels, tokens, weights,
+    embeddings, batches and reading are checked, and the cause is named before what follows from it.
 
     Example: mmcl doctor runs/emoji
 
@@ -51,17 +47,17 @@ def doctor(
 
     if html is not None and html.is_dir():
         raise ConfigError(f"--html {html}: it is a folder; name a file in it")
-    from mmcl.builders.examining import examine_run
+    from mmcl.builders.examining.examine import examine_run
 
     console = make_console()
     with watch_work(console) as progress:
         found = examine_run(run, data=data, rows=rows, progress=progress)
     _print(found, console)
     if html is not None:
+        from mmcl.builders.examining.run_records import read_records
         from mmcl.doctor.examination.page import examination_page
-        from mmcl.training.runs import RunFolder
 
-        page = examination_page(found, RunFolder(run, writes=False).read_metrics())
+        page = examination_page(found, read_records(run))
         console.print(f"page: {page.write(html)}", soft_wrap=True, markup=False)
     write_json(json_file, found.to_dict())
     if strict and any(finding.severity == "fault" for finding in found.findings):
@@ -73,12 +69,13 @@ def _print(found: Examination, console: Console) -> None:
     from rich.text import Text
 
     console.print(found.diagnosis, markup=False, soft_wrap=True, style="bold")
-    steps = f"step {found.step:,} of {found.total_steps:,}" if found.step else "before its first step"
+    of = f" of {found.total_steps:,}" if found.total_steps else ""
+    steps = f"step {found.step:,}{of}" if found.step else "before its first step"
     console.print(f"{found.run}: {found.state}, {steps}", markup=False, soft_wrap=True)
     if found.findings:
         table = Table(show_lines=True)
         for name in ("severity", "what", "evidence", "next step"):
-            table.add_column(name, ratio=3 if name in ("evidence", "next step") else None)
+            table.add_column(name, ratio=3 if name in ("evidence", "next step") else None, overflow="fold")
         for finding in found.findings:
             cells = (finding.title, finding.evidence, finding.next_step)
             table.add_row(Text(finding.severity, style=_COLORS[finding.severity]), *map(Text, cells))

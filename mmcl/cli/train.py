@@ -71,7 +71,10 @@ def train(
         return
     closing_table(run, display.console)
     effect = {} if run.effect is None else {"before_and_after": run.effect.to_dict()}
-    write_json(json_file, {"run": str(run.folder), "stopped_by": run.result.stopped_by, **run.metrics, **effect})
+    progress = run.result.progress
+    best = {"step": progress.best_step, "metric": run.recipe.evaluate.metric, "validation": progress.best}
+    ended = {"run": str(run.folder), "stopped_by": run.result.stopped_by, "best": best}
+    write_json(json_file, {**ended, **run.metrics, **effect})
 
 
 def _show(recipe: Recipe, json_file: Path | None) -> None:

@@ -171,3 +171,5 @@ def show_result(console: Console, result: TuneResult, reports: list[StageReport]
     for sentence in verdict(result):
         console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"mmcl train {result.best}", markup=False, soft_wrap=True)
+    if result.interrupted:
+        console.print("Go on with the same command and --resume.", markup=False)

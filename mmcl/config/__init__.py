@@ -13,6 +13,7 @@ from mmcl.config.keys import describe_keys, known_keys, nearest_key
 from mmcl.config.loss_sections import (
     LOSS_OPTIONS,
     LOSSES_WITH_NEGATIVES,
+    STRUCTURE,
     BatchesSection,
     LossSection,
     NegativesSection,
@@ -49,6 +50,7 @@ __all__ = [
     "LOSS_OPTIONS",
     "SIGLIP_START",
     "SMOKE",
+    "STRUCTURE",
     "AugmentSection",
     "BatchesSection",
     "CaptionsSection",

@@ -72,6 +72,11 @@ class TowerSection(Section):
     )
     freeze_until_epoch: float | None = Field(None, gt=0, description="train what is frozen from this epoch on")
     lora: LoraSection = LoraSection()
+    keep_statistics: bool | None = Field(
+        None,
+        description="batch norms keep their running statistics while the tower trains; default: where heads learnt "
+        "on them (freeze_until_epoch, model.init_from), and where biases or adapters alone train",
+    )
     learning_rate: float | None = Field(None, gt=0, description="of this tower; default optimizer.learning_rate")
     layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per block downwards")
     max_length: int | None = Field(None, ge=4, description="text: tokens kept; default what the tower was trained with")

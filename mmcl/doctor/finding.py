@@ -33,6 +33,8 @@ CAUSES: dict[str, str] = {
     "modality_gap": "images and captions lie apart",
     "slow_loader": "the model waits for its batches",
     "dead_workers": "a reader process died",
+    "neighbours_disagree": "like images have unlike captions or labels",
+    "damaged_file": "a file of the run is damaged",
     "skipped_rows": "many rows cannot be read",
     "gradient_explodes": "gradients explode",
     "gradient_vanishes": "a part of the model gets no gradient",

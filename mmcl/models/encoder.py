@@ -75,16 +75,22 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:
         """A tower that is frozen whole stays in evaluation mode: its dropout and batch statistics do not move.
 
-        Where ``keeps_statistics`` is true, batch statistics alone do not.
+        Where ``keeps_statistics`` is true, batch statistics alone do not; else those of frozen batch norms do not,
+        which are those of blocks that are frozen.
         """
         super().train(mode)
         if self.has_fixed_features:
             self.tower.eval()
-        elif self.keeps_statistics:
-            for part in self.tower.modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                    part.eval()
+            return self
+        for part in self.tower.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and (self.keeps_statistics or _is_frozen(part)):
+                part.eval()
         return self
+
+
+def _is_frozen(part: nn.Module) -> bool:
+    weights = [*part.parameters(recurse=False)]
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
 
 
 def _tiny(reference: TowerReference, section: TowerSection, modality: str, captions: Iterable[str]) -> Tower:

@@ -94,10 +94,21 @@ def apply_freezing(model: DualEncoder, section: ModelSection, *, epoch: float = 
             trains = id(parameter) not in frozen and id(parameter) not in unused
             changed |= parameter.requires_grad != trains
             parameter.requires_grad_(trains)
-        # Where the weights of convolutions stay, so do the statistics of what comes out of them.
-        encoder.keeps_statistics = tower.freeze == "biases" or (tower.lora.rank > 0 and bool(frozen))
+        encoder.keeps_statistics = _keeps_statistics(tower, section, any_frozen=bool(frozen))
         encoder.train(encoder.training)
     return changed
+
+
+def _keeps_statistics(tower: TowerSection, section: ModelSection, *, any_frozen: bool) -> bool:
+    """Whether batch norms go on with their running statistics.
+
+    Those of a batch are others: heads that have learnt on features of the former would find strange ones from one step
+    to the next. And where the weights of convolutions stay, so do the statistics of what comes out of them.
+    """
+    if tower.keep_statistics is not None:
+        return tower.keep_statistics
+    learnt = tower.freeze_until_epoch is not None or section.init_from is not None
+    return learnt or tower.freeze == "biases" or (tower.lora.rank > 0 and any_frozen)
 
 
 def unused_parameters(encoder: Encoder) -> set[int]:

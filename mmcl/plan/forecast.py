@@ -158,7 +158,7 @@ class DiskForecast:
 
     Attributes:
         checkpoint, checkpoints_kept: of one, and how many stay.
-        model: of the best model.
+        model: of the best model; ``models_beside``: how many like it stay beside it, such as the starting one.
         metrics: of ``metrics.jsonl``, about.
         features, tokens: that will be added to the caches.
         free: where the run writes; ``free_for_features`` where the cache is.
@@ -172,11 +172,13 @@ class DiskForecast:
     tokens: int
     free: int
     free_for_features: int
+    models_beside: int = 0
 
     @property
     def run(self) -> int:
         """Of the run folder, with the checkpoint and the model that are being written beside the old ones."""
-        return self.checkpoint * (self.checkpoints_kept + 1) + 2 * self.model + self.metrics
+        models = (2 + self.models_beside) * self.model
+        return self.checkpoint * (self.checkpoints_kept + 1) + models + self.metrics
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,7 @@ class Plan:
         advice: warnings, each with a next step.
         unknown: what cannot be known here, such as the memory of a GPU where there is none.
         said: what the training itself warned of while it started.
+        chosen: what ``recipe: auto`` chose, and why; empty for any other recipe.
     """
 
     recipe: str
@@ -237,6 +240,7 @@ class Plan:
     advice: list[Advice] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    chosen: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: all fields, and the sums that the plan says."""

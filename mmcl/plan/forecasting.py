@@ -195,6 +195,9 @@ def disk_forecast(measured: Measured) -> DiskForecast:
         tokens=measured.tokens,
         free=_free(recipe.run_dir),
         free_for_features=_free(features),
+        # The starting model, and with WiSE-FT the best one beside that which is chosen.
+        models_beside=int(bool(recipe.evaluate.before) or recipe.evaluate.wise_ft.enabled)
+        + int(recipe.evaluate.wise_ft.enabled),
     )
 
 

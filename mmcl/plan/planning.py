@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,12 +68,15 @@ def make_plan(
         raise ConfigError(f"memory is {memory:g} bytes; want more than 0")
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
+    chosen = ""
     if recipe.recipe is not None:
         from mmcl.auto_recipe import resolve_recipe  # heavy, and seldom asked for
 
-        recipe, _ = resolve_recipe(recipe, progress=progress)
+        recipe, choice = resolve_recipe(recipe, progress=progress)
+        chosen = choice.paragraph
     with Measuring(progress) as measuring:
-        return _Planner(recipe, measuring, steps, keep_features, progress).plan(memory)
+        plan = _Planner(recipe, measuring, steps, keep_features, progress).plan(memory)
+    return dataclasses.replace(plan, chosen=chosen)
 
 
 class _Planner:
@@ -280,6 +284,14 @@ class _Planner:
                 "train.precision=bf16 was measured on a CPU; if the training is for a GPU, its memory and time are not "
                 "known here: run mmcl plan there"
             )
+        section = self._recipe.evaluate
+        if section.before or section.wise_ft.enabled:
+            what = f"evaluate.before judges {len(section.before)} further data set(s) before and after training"
+            if section.wise_ft.enabled:
+                places = len({0.0, 1.0, *section.wise_ft.alphas})
+                others = f"{len(section.before)} further data set(s)"
+                what = f"evaluate.wise_ft judges {places} models on validation and on {others}"
+            self._unknown.append(f"{what}: that time is not in the plan")
         if self._recipe.batches.name == "clusters":
             self._unknown.append(
                 "batches.name=clusters embeds the training split with batches.model before the first step: that time "

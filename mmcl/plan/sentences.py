@@ -7,8 +7,9 @@ from mmcl.plan.wording import counted, duration, size
 
 
 def sentences(plan: Plan) -> list[str]:
-    """What ``mmcl plan`` prints: parameters, data, memory, time, disk, then warnings, and what is not known."""
-    lines = [_parameters(plan), _data(plan)]
+    """What ``mmcl plan`` prints: what was chosen, parameters, data, memory, time, disk, warnings, what is not known."""
+    lines = [f"chosen: {plan.chosen}"] if plan.chosen else []
+    lines += [_parameters(plan), _data(plan)]
     lines += [*_memory(plan), *_time(plan), _disk(plan)]
     lines += [f"warning: {one.text}; {one.next_step}." for one in plan.advice]
     lines += [f"the training itself says: {text}" for text in plan.said]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmcl.data.chunk_files import Chunk, read_chunk
+from mmcl.training import cached_features
 from mmcl.training.cached_features import CHUNK_ROWS, CachedImages, FeatureCache
 
 WARM_UP = 8  # items: what a first pass prepares is no item's
@@ -92,7 +93,7 @@ class StandInFeatures(FeatureCache):
             rows = sum(min(CHUNK_ROWS, total - start) for start in missing)
             each = self._speeds.get(modality, 0.0) * sample.shape[1]
             self.asked[key] = Asked(modality, title, total, rows, each, int(sample[0].nbytes))
-        self._loaded[key] = CachedImages([_made_up(sample, total)], {})
+        self._loaded[key] = CachedImages(_made_up(sample, total), {})
         return self._loaded[key]
 
     def _sample(self, modality: str, total: int, compute: Callable[[int, int], Chunk]) -> np.ndarray:
@@ -137,10 +138,18 @@ def _finite_rows(rows: np.ndarray) -> np.ndarray:
     return good if len(good) else np.zeros((1, *rows.shape[1:]), np.float32)
 
 
-def _made_up(sample: np.ndarray, total: int) -> np.ndarray:
-    """(total, ...) features like those of the sample, no two the same."""
+def _made_up(sample: np.ndarray, total: int) -> list[np.ndarray]:
+    """Parts of (total, ...) features like those of the sample, no two the same.
+
+    Of as many as a training would read from disk row by row, one part is made, which stands for all: a plan takes no
+    memory that the training does not.
+    """
     draw = np.random.default_rng(0)
-    made = draw.standard_normal((total, *sample.shape[1:]), dtype=np.float32)
+    from_disk = total * sample[0].nbytes > cached_features.IN_MEMORY_BYTES
+    number = min(total, CHUNK_ROWS) if from_disk else total
+    made = draw.standard_normal((number, *sample.shape[1:]), dtype=np.float32)
     made *= sample.std() / 2 + 1e-3
-    made += sample[np.arange(total) % len(sample)]
-    return made
+    made += sample[np.arange(number) % len(sample)]
+    if not from_disk:
+        return [made]
+    return [made[: min(CHUNK_ROWS, total - start)] for start in range(0, total, CHUNK_ROWS)]

@@ -41,7 +41,9 @@ def _thawed(recipe: Recipe, epoch: float) -> Recipe:
     for side in ("image", "text"):
         tower = getattr(recipe.model, side)
         if tower.freeze_until_epoch is not None and tower.freeze_until_epoch <= epoch:
-            towers[side] = tower.model_copy(update={"freeze": False, "freeze_until_epoch": None})
+            kept = True if tower.keep_statistics is None else tower.keep_statistics  # as where a tower has thawed
+            update = {"freeze": False, "freeze_until_epoch": None, "keep_statistics": kept}
+            towers[side] = tower.model_copy(update=update)
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=towers)})
 
 

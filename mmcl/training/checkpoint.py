@@ -118,10 +118,10 @@ def mend_folder(folder: Path) -> None:
 
 
 def mend_run(checkpoints: Path, model: Path) -> None:
-    """Put back whatever folder of a run was being replaced when it was killed."""
-    mend_folder(model)
-    for aside in checkpoints.glob(".step_*.old"):
-        mend_folder(checkpoints / aside.name.removeprefix(".").removesuffix(".old"))
+    """Put back whatever folder of a run was being replaced when it was killed: a checkpoint, the model, adapters."""
+    for parent in (model.parent, checkpoints):
+        for aside in parent.glob(".*.old"):
+            mend_folder(parent / aside.name.removeprefix(".").removesuffix(".old"))
 
 
 def _complete(folder: Path) -> list[Path]:

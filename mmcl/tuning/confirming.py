@@ -149,7 +149,7 @@ class Confirmation:
         return 0, 0
 
     def run(self, candidates: Sequence[Candidate], seeds: int, *, each: float) -> list[Candidate]:
-        """Train them; a round that is not finished in time does not count.
+        """Train them, as many as the time left allows.
 
         Args:
             candidates: the recipe as it was asked first.
@@ -157,13 +157,13 @@ class Confirmation:
             each: seconds that one training is expected to take.
 
         Returns:
-            The candidates that were repeated, with their values.
+            See ``repeated``.
         """
         few, some = self.plan(candidates, seeds, each=each)
         for seed in range(self.seed + 1, self.seed + 1 + some):
             if not all(self._repeat(candidate, seed) for candidate in candidates[:few]):
                 break
-        return collect(candidates[: few or 1], self.records())
+        return repeated(candidates, self.records())
 
     def _repeat(self, candidate: Candidate, seed: int) -> bool:
         """Whether the training came to its end, now or in an earlier part of the search."""
@@ -180,6 +180,20 @@ class Confirmation:
         if self.tell is not None:
             self.tell(record)
         return True
+
+
+def repeated(candidates: Sequence[Candidate], repeats: Sequence[TrialRecord]) -> list[Candidate]:
+    """Those that were trained with other seeds, with their values; of a round that was broken off, those reached.
+
+    Args:
+        candidates: the recipe as it was asked first.
+        repeats: all trainings with other seeds, of earlier parts of the search too.
+
+    Returns:
+        All candidates as they are where the repeats compare none of them with the recipe as it was asked.
+    """
+    reached = [c for c in candidates if any(record.settings == c.settings for record in repeats)]
+    return collect(reached, repeats) if len(reached) > 1 and reached[0] is candidates[0] else list(candidates)
 
 
 def collect(candidates: Sequence[Candidate], repeats: Sequence[TrialRecord]) -> list[Candidate]:

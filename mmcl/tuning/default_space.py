@@ -15,7 +15,7 @@ SCALES = (5.0, 60.0)  # starts of the logit scale, temperatures 1/5 to 1/60
 LEAST_MATRYOSHKA = 64  # embeddings of fewer values are not worth cutting
 
 
-def default_space(recipe: Recipe, *, rows: int, has_tags: bool, whole_towers: bool) -> tuple[Setting, ...]:
+def default_space(recipe: Recipe, *, rows: int, has_tags: bool, towers_train: bool) -> tuple[Setting, ...]:
     """The settings that are searched by default.
 
     Ranges lie around the recipe's own values, which they contain: the recipe as it was asked is one of the points.
@@ -24,7 +24,8 @@ def default_space(recipe: Recipe, *, rows: int, has_tags: bool, whole_towers: bo
         recipe: as it was asked.
         rows: of the training split; a batch is at most half of it.
         has_tags: whether the data have tags.
-        whole_towers: whether every trial trains the towers too; batches are then not made larger, for memory.
+        towers_train: whether towers train, in all trials or in those of a second stage, which takes up the best
+            settings of the first; batches are then not made larger, for memory.
 
     Returns:
         At least the learning rate and the length of the training.
@@ -32,7 +33,7 @@ def default_space(recipe: Recipe, *, rows: int, has_tags: bool, whole_towers: bo
     space = [
         _around("optimizer.learning_rate", recipe.optimizer.learning_rate, 8, 4),
         _weight_decay(recipe.optimizer.weight_decay),
-        _batch_size(recipe.train.batch_size, most=recipe.train.batch_size if whole_towers else rows // 2),
+        _batch_size(recipe.train.batch_size, most=recipe.train.batch_size if towers_train else rows // 2),
         _length(recipe),
     ]
     for side in ("image", "text"):

@@ -120,9 +120,10 @@ def too_few(space: Sequence[Setting], complete: int) -> str | None:
     wanted = TRIALS_A_SETTING * len(space)
     if complete >= wanted:
         return None
+    trials = f"{complete} completed trial" + ("" if complete == 1 else "s")
     return (
-        f"{complete} completed trials are few for {len(space)} settings: take what mattered as a hint (want about "
-        f"{wanted}; give a longer --budget, or fewer settings with --search)"
+        f"{trials}: few for {len(space)} settings, so take what mattered as a hint (want about {wanted}; give a longer "
+        f"--budget, or fewer settings with --search)"
     )
 
 

@@ -19,6 +19,7 @@ from mmcl.tuning.mattering import Influence, influences, too_few
 from mmcl.tuning.request import TuneResult
 from mmcl.tuning.stages import Stage
 from mmcl.tuning.trial_book import TrialBook, TrialRecord
+from mmcl.tuning.trial_runs import PRUNED
 
 log = get_logger(__name__)
 
@@ -101,7 +102,14 @@ def verdict(result: TuneResult) -> list[str]:
         return [result.unfinished[0].upper() + result.unfinished[1:] + "."]
     asked, winner = choice.candidates[0], choice.winner
     said = []
-    if winner is asked or winner.label == ASKED:
+    _, records = result.stages[-1]
+    if not any(record.is_complete or record.state == PRUNED for record in records[1:]):
+        failed = f"{len(records) - 1} of them failed" if len(records) > 1 else "none was begun in time"
+        said.append(
+            f"Nothing was compared with the recipe as it was asked: no other trial came to its end ({failed}); give a "
+            f"longer --budget or more --trials."
+        )
+    elif winner is asked or winner.label == ASKED:
         said.append(f"No settings were better than the recipe as it was asked on validation ({metric.name}).")
     elif choice.seeds:
         spread = "" if math.isnan(choice.gain_spread) else f" (sd {metric.show_gain(choice.gain_spread).lstrip('+')})"

@@ -97,15 +97,15 @@ class Searcher:
 
     def _end(self, stage: Stage, records: list[TrialRecord]) -> float | None:
         each = typical_seconds([record.seconds for record in records if record.is_complete])
-        return self.limits.search_end(stage.share, repeats=self.repeats, each=each)
+        repeats = self.repeats if len(records) > 1 else 0  # with nothing to compare, no time is kept for it
+        return self.limits.search_end(stage.share, repeats=repeats, each=each)
 
     def _goes_on(self, stage: Stage, records: list[TrialRecord], end: float | None, *, before: int) -> bool:
         if not stage.space:
             return False
         if self.limits.trials is not None and before + len(records) >= math.ceil(stage.share * self.limits.trials):
             return False
-        each = typical_seconds([record.seconds for record in records])
-        return end is None or time.monotonic() + (1 - LATE) * each < end
+        return end is None or time.monotonic() + (1 - LATE) * _expected(records) < end
 
     def _asked(self, stage: Stage, *, may_fail: bool) -> bool:
         """Train the recipe as it was asked; whether it came to its end."""
@@ -134,8 +134,7 @@ class Searcher:
         if any(record.settings == point for record in records):
             self.book.drop(stage.name, trial, known=True)
             return False
-        each = typical_seconds([record.seconds for record in records])
-        deadline = None if end is None else end + LATE * MARGIN * each
+        deadline = None if end is None else end + LATE * MARGIN * _expected(records)
         outcome = self._run(stage.settings(point), trial, stage, self._report(trial), deadline)
         if outcome.state == CUT:
             self.book.drop(stage.name, trial)
@@ -178,3 +177,8 @@ class Searcher:
             return trial.should_prune()
 
         return report
+
+
+def _expected(records: list[TrialRecord]) -> float:
+    """Seconds of the next trial; nothing is known of them by the first, which also waited for data and features."""
+    return typical_seconds([record.seconds for record in records]) if len(records) > 1 else 0.0

@@ -122,12 +122,16 @@ def as_yaml(value: Any) -> str:
     """A recipe's value in one line of YAML: ``0.1``, ``[1024]``, ``null``."""
     import yaml
 
-    plain = [*value] if isinstance(value, tuple) else value
-    if hasattr(plain, "model_dump"):  # a whole section: what of it is not the default
-        plain = plain.model_dump(mode="json", exclude_defaults=True)
+    plain = _plain(value)
     if isinstance(plain, float):
         return repr(plain)  # all of its digits; 1e-05 is a number to a recipe
     return yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):  # a whole section: what of it is not the default
+        return value.model_dump(mode="json", exclude_defaults=True)
+    return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value
 
 
 def parse_setting(text: str, recipe: Recipe) -> Setting:

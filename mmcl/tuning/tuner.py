@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmcl.config import Recipe, load_recipe
-from mmcl.errors import ConfigError, require
+from mmcl.errors import ConfigError, MmclError, require
 from mmcl.logs import get_logger
 from mmcl.training.cached_features import ProgressCallback
-from mmcl.tuning.asked import AskedRecipe
+from mmcl.tuning.asked import COPY, AskedRecipe
 from mmcl.tuning.confirming import (
     ASKED,
     CANDIDATES,
@@ -23,8 +23,8 @@ from mmcl.tuning.confirming import (
     Confirmation,
     candidates_of,
     choose,
-    collect,
     expected_seconds,
+    repeated,
 )
 from mmcl.tuning.default_space import default_space, fitting
 from mmcl.tuning.limits import Limits
@@ -108,9 +108,7 @@ class _Search:
         if self.request.search:
             return parse_settings(self.request.search, self.recipe)
         train = self.runner.splits(self.runner.recipe({}, seed=self.recipe.run.seed)).train
-        space = default_space(
-            self.recipe, rows=len(train), has_tags=train.has("tags"), whole_towers=any(trained.values())
-        )
+        space = default_space(self.recipe, rows=len(train), has_tags=train.has("tags"), towers_train=bool(trained))
         return fitting(space, lambda settings: self.runner.recipe(settings, seed=self.recipe.run.seed))
 
     def _check(self, stage: Stage) -> None:
@@ -144,18 +142,21 @@ class _Search:
         else:
             repeats = self._confirmation(stage).records()
             found = self.candidates or candidates_of(stage, records, self.metric, most=CANDIDATES)
-            choice = choose(_repeated(found, repeats), self.metric)
+            choice = choose(repeated(found, repeats), self.metric)
         return TuneResult(
             folder=self.request.folder, asked=self.asked, metric=self.metric, stages=self.stages, repeats=repeats,
             choice=choice, seconds=self.worked + time.monotonic() - self.limits.began, interrupted=interrupted,
             unfinished=self.unfinished,
         )  # fmt: skip
 
-
-def _repeated(candidates: list[Candidate], repeats: Sequence[TrialRecord]) -> list[Candidate]:
-    """Candidates with the repeats of a round that was broken off; those that were not reached are left out."""
-    reached = [c for c in candidates if any(record.settings == c.settings for record in repeats)]
-    return collect(reached, repeats) if len(reached) > 1 and reached[0] is candidates[0] else candidates
+    def leave_nothing(self) -> None:
+        """Take the search out of its folder where no trial came to an end, so that the next try is not refused."""
+        if self.request.resume or any(self.book.records(stage.name) for stage, _ in self.stages):
+            return
+        for name in (JOURNAL, COPY):
+            (self.request.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds other files
+            self.request.folder.rmdir()
 
 
 def tune(
@@ -184,11 +185,15 @@ def tune(
         search.run()
     except KeyboardInterrupt:
         interrupted = True
+    except MmclError:
+        search.leave_nothing()
+        raise
     result = search.gather(interrupted=interrupted)
+    if result is None:
+        search.leave_nothing()
+        raise KeyboardInterrupt
     worked = search.worked + time.monotonic() - search.limits.began
     search.book.write_note(FIRST, "seconds", worked)
-    if result is None:
-        raise KeyboardInterrupt
     write_results(result, search.book)
     return result
 

@@ -128,6 +128,15 @@ def test_every_choice_is_a_valid_recipe_and_one_paragraph(facts, machine, speed,
     assert "{" not in words
 
 
+def test_batches_that_go_through_towers_are_cut_where_they_do_not_fit() -> None:
+    fast = measured(images_per_second=4_000.0, captions_per_second=40_000.0)
+    for rows, way in ((8_000, "lora"), (50_000, "unfreeze")):
+        facts = dataclasses.replace(EMOJI, rows=rows)
+        assert route(facts, fast).name == way
+        assert settings(facts, fast)["train.micro_batch_size"] == "auto"  # however much memory there is
+    assert "train.micro_batch_size" not in settings(EMOJI, measured())
+
+
 def test_class_data_are_judged_as_classification_and_others_as_retrieval() -> None:
     assert settings(DIGITS, measured(recall=0.9))["evaluate.metric"] == "zeroshot/top1"
     unlabelled = dataclasses.replace(DIGITS, classes=0)
@@ -159,6 +168,10 @@ def test_images_that_are_not_square_are_not_squashed() -> None:
 def test_without_a_validation_split_groups_are_held_out_where_there_are_some() -> None:
     none = dataclasses.replace(EMOJI, validation=False)
     assert settings(none, measured())["data.holdout_share"] == pytest.approx(0.13)
+    for groups, named, held in ((14, False, False), (15, False, True), (2, True, True)):
+        facts = dataclasses.replace(none, groups=groups, class_names=named)
+        chosen = settings(facts, measured())
+        assert ("data.holdout_share" in chosen, "data.split.validation" in chosen) == (held, not held)
     two = settings(dataclasses.replace(none, groups=2), measured())
     assert two["data.split.validation"] is None
     assert "data.holdout_share" not in two

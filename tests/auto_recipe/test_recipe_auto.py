@@ -74,6 +74,16 @@ def test_facts_are_what_a_loop_counts(tmp_path: Path) -> None:
     assert not facts.square
 
 
+def test_data_of_one_group_are_refused(tmp_path: Path, nothing_pretrained) -> None:
+    from PIL import Image
+
+    (tmp_path / "thing").mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / "thing" / f"{number}.png")
+    with pytest.raises(DataError, match="all 3 training image.s. are of one group .* nothing to tell apart"):
+        resolve_recipe(load_recipe("auto", [f"data.path={tmp_path}"]))
+
+
 def test_embeddings_are_no_data_for_it(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", image=np.eye(4, dtype=np.float32), text=np.eye(4, dtype=np.float32))
     with pytest.raises(DataError, match="recipe: auto trains on images and captions; these data are embeddings"):
@@ -149,6 +159,15 @@ def test_the_written_recipe_is_the_chosen_one(nothing_pretrained) -> None:
     assert again.model_dump() == recipe.model_dump()
     assert resolve_recipe(again) == (again, None)  # nothing is chosen twice
     assert all(f"`{one.key}`" in choice.markdown() for one in choice.settings)
+
+
+def test_lists_of_sections_are_written_as_they_were_said(nothing_pretrained) -> None:
+    before = [{"data": "shapes:validation", "tasks": ["retrieval"]}, {"data": "shapes:test"}]
+    recipe, choice = resolve_recipe(asked(f"evaluate.before={json.dumps(before)}"))
+    assert choice.tree["evaluate"]["before"] == before
+    again = recipe_from_tree(yaml.safe_load(choice.recipe_text()), source="written")
+    assert again.evaluate.before == recipe.evaluate.before
+    assert json.loads(json.dumps(choice.as_dict()))["said"]
 
 
 def test_a_model_that_the_user_names_is_measured_and_kept(tmp_path: Path) -> None:

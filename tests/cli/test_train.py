@@ -22,6 +22,9 @@ def test_json_holds_the_closing_metrics(tiny_run: Path) -> None:
     result = json.loads((tiny_run.parents[1] / "result.json").read_text())
     assert result["run"] == "runs/quickstart-smoke"
     assert result["stopped_by"] == "done"
+    assert result["best"]["metric"] == "retrieval/mean_recall@1"
+    assert 0 <= result["best"]["validation"] <= 1
+    assert result["best"]["step"] > 0
     evaluation = json.loads((tiny_run / "evaluation.json").read_text())
     assert {split: result[split] for split in evaluation} == evaluation
 

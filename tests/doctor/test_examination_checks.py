@@ -11,7 +11,7 @@ import torch
 
 from mmcl.config import recipe_from_tree
 from mmcl.doctor.examination import batches, captions, images, reading, spaces, splits, tokens, verdict, weights
-from mmcl.doctor.examination.subject import Ending, Sample, Subject, Timing
+from mmcl.doctor.examination.subject import Ending, Leak, Sample, Subject, Timing
 from mmcl.doctor.finding import CAUSES, Finding
 from mmcl.models.dual_encoder import build_dual_encoder
 from mmcl.models.freezing import apply_freezing
@@ -169,6 +169,16 @@ def test_mean_and_spread_against_torch() -> None:
     assert found[1] == pytest.approx(float(spread.max()), abs=1e-6)
 
 
+def test_the_librarys_own_figures_are_those_of_its_list() -> None:
+    from mmcl.builders.examining.run_models import standard_normalization
+
+    changed = {"pretrained_cfg_overlay": {"mean": (0.1, 0.1, 0.1)}}
+    model = model_of(recipe(model={"image": {"name": "timm:test_vit", "pretrained": False, "options": changed}}))
+    assert tuple(model.image.tower.preprocessing.mean) == (0.1, 0.1, 0.1)
+    assert standard_normalization(model) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert standard_normalization(model_of(recipe())) is None  # transformers says nothing of its weights
+
+
 def test_images_that_are_all_one() -> None:
     assert images.variety(subject_of(TEXTS)) == []
     found = images.variety(subject_of(TEXTS, images=noise(1) * len(TEXTS)))
@@ -236,6 +246,20 @@ def test_learning_rates() -> None:
     assert weights.rate_too_low(subject_of(TEXTS, start=start, trained=near, records=fell)) == []
 
 
+def test_steps_that_are_too_large_though_the_model_has_learnt() -> None:
+    start, far = model_of(recipe()), model_of(recipe())
+    with torch.no_grad():
+        for parameter in far.parameters():
+            parameter.mul_(10)
+    fell = records_of(3.0, 2.5, 2.0, 1.5, 1.2, 1.0)
+    wild = [{**record, "update_ratio": 0.8} for record in fell]
+    assert causes(weights.rate_too_high(subject_of(TEXTS, start=start, trained=far, records=wild))) == [
+        ("learning_rate_too_high", "warning")
+    ]
+    assert weights.rate_too_high(subject_of(TEXTS, start=start, trained=far, records=fell)) == []  # by sound steps
+    assert weights.rate_too_high(subject_of(TEXTS, start=start, trained=start, records=wild)) == []  # and stayed near
+
+
 def test_a_warm_up_longer_than_the_run() -> None:
     long = recipe(schedule={"warmup_steps": 1000}, train={"max_steps": 60})
     found = weights.rate_too_low(subject_of(TEXTS, long, records=records_of(*[3.0] * 6)))
@@ -300,6 +324,17 @@ def test_spaces() -> None:
     assert causes(spaces.gap(subject_of(texts, image=one, text=-one))) == [("modality_gap", "note")]
 
 
+def test_embeddings_on_a_plane_are_collapsed_where_the_model_has_learnt() -> None:
+    generator = np.random.default_rng(0)
+    plane = unit(generator.normal(size=(64, 2)) @ generator.normal(size=(2, 32)))
+    texts = [f"caption {row}" for row in range(64)]
+    assert causes(spaces.collapse(subject_of(texts, image=plane, text=plane))) == [("dimensional_collapse", "warning")]
+    by_lot = plane[generator.permutation(64)]
+    assert spaces.collapse(subject_of(texts, image=plane, text=by_lot)) == []  # it may begin so
+    wider = unit(generator.normal(size=(64, 4)) @ generator.normal(size=(4, 32)))
+    assert spaces.collapse(subject_of(texts, image=wider, text=wider)) == []
+
+
 def test_splits() -> None:
     generator = np.random.default_rng(0)
     wide, other = (unit(generator.normal(size=(60, 32))) for _ in range(2))
@@ -309,10 +344,14 @@ def test_splits() -> None:
     assert causes(splits.overfitting(learnt)) == [("overfitting", "warning")]
     learnt.validation = dataclasses.replace(held, text=wide)
     assert splits.overfitting(learnt) == []
-    learnt.leaks = {"caption": 1, "image": 40}
+    learnt.leaks = [Leak("caption", 1), Leak("image", 40, "a.png like b.png of the training split")]
     assert causes(splits.leak(learnt)) == [("split_leak", "fault")]
     assert "40 of 60" in splits.leak(learnt)[0].evidence
-    learnt.leaks = {"caption": 1}
+    assert "(such as a.png like b.png of the training split)" in splits.leak(learnt)[0].evidence
+    learnt.leaks = [Leak("near image", 20, is_estimate=True)]
+    assert causes(splits.leak(learnt)) == [("split_leak", "warning")]
+    assert splits.leak(learnt)[0].evidence.startswith("About 20 of 60 validation rows (33 %) have an image nearly like")
+    learnt.leaks = [Leak("caption", 1)]
     assert splits.leak(learnt) == []
 
 
@@ -369,3 +408,15 @@ def test_a_healthy_subject_and_what_cannot_be_looked_at() -> None:
     assert bare.first is None
     assert "captions vary" in [name for name, _ in bare.not_made]
     assert "captions vary" in [name for name, _ in found.well]
+
+
+def test_a_check_that_fails_keeps_no_other_from_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(subject: Subject) -> list[Finding]:
+        raise ZeroDivisionError("by nothing")
+
+    checks = [dataclasses.replace(verdict.CHECKS[0], name="fails", find=fails), *verdict.CHECKS]
+    monkeypatch.setattr(verdict, "CHECKS", tuple(checks))
+    found = verdict.examine(subject_of(["a picture"] * 30))
+    assert ("fails", "the check failed: ZeroDivisionError by nothing") in found.not_made
+    assert found.first is not None
+    assert found.first.cause == "captions_do_not_vary"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -134,3 +136,11 @@ def test_hard_pairs_are_not_shuffled_pairs() -> None:
     # A third of the captions says what is to be seen, the others say nothing of it.
     found = pairs(subject_of(*drawn(400, seed=4, told=0.35)))
     assert "pairs_shuffled" not in [one.cause for one in found]
+
+
+def test_rows_with_twins_are_not_judged_in_part_by_plain_figures() -> None:
+    images, texts = drawn(200, seed=3)
+    strange = subject_of(images, shuffled(texts, 0.4))
+    assert [found.cause for found in pairs(strange)] == ["pairs_partly_shuffled"]  # the control
+    twins = replace(strange.train, groups=np.arange(200) // 2)
+    assert pairs(replace(strange, train=twins)) == []

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from mmcl.config import Recipe
+from mmcl.config import LossSection, Recipe
 from mmcl.doctor.live.live_doctor import LiveDoctor, live_findings
+from mmcl.doctor.live.vital_signs import loss_counts_groups
 
 ROWS = 64
 CHANCE = math.log(ROWS)
@@ -139,6 +140,23 @@ def test_the_temperature() -> None:
     assert run(lambda step: {**sound(step), "logit_scale": 14.3 * 0.98**step}) == [("temperature_collapsed", "warning")]
 
 
+def test_a_scale_that_large_steps_have_thrown_away() -> None:
+    def line(step: int) -> Record:
+        return {**sound(step), "logit_scale": 14.3 * 0.98**step}
+
+    hot = run(lambda step: {**line(step), "update_ratio": 0.4})
+    assert hot == [("learning_rate_too_high", "warning")]
+    assert run(line) == [("temperature_collapsed", "warning")]
+
+
+def test_which_losses_know_groups() -> None:
+    assert loss_counts_groups(recipe().loss)
+    assert not loss_counts_groups(recipe(loss={"positives": "pair"}).loss)
+    assert not loss_counts_groups(recipe(loss={"name": "dcl"}).loss)
+    assert loss_counts_groups(LossSection(members=[{"name": "info_nce"}, {"name": "sigmoid"}]))
+    assert not loss_counts_groups(LossSection(members=[{"name": "info_nce"}, {"name": "dcl"}]))
+
+
 def test_a_fixed_scale_that_leaves_no_room() -> None:
     for scale, wanted in ((1.0, [("temperature_fixed", "warning")]), (14.3, [])):
         own = recipe(model={"logit_scale": scale, "logit_scale_learnable": False})
@@ -163,6 +181,44 @@ def test_false_negatives_with_the_advice_that_fits() -> None:
 def test_collapse_and_gap_of_a_model_that_learns() -> None:
     assert run(lambda step: {**sound(step), "effective_rank_text": 1.2}) == [("dimensional_collapse", "warning")]
     assert run(lambda step: {**sound(step), "modality_gap": 1.4}) == [("modality_gap", "note")]
+
+
+def leaves_chance_late(step: int) -> Record:
+    """A line of a small model that rests at chance, all embeddings alike, and then learns within a few steps."""
+    if step < 47:
+        return {**at_chance(step), "effective_rank_text": 1.3, "effective_rank_image": 1.5, "mean_cosine_text": 0.999}
+    spread = {"effective_rank_text": 2.0 + 0.05 * (step - 47), "effective_rank_image": 3.0}
+    return {**sound(step), "loss": 0.5 * CHANCE, **spread}
+
+
+def test_a_model_that_has_just_left_chance_has_not_collapsed() -> None:
+    signs = ("sign_rows", "effective_rank_image", "effective_rank_text", "batch_recall@1", "mean_cosine_text")
+
+    def lines(line: Callable[[int], Record], steps: int) -> list[tuple[str, str]]:
+        """Every step has a line, and every tenth the signs of a look."""
+        records = [
+            record if step % 10 == 0 else {name: value for name, value in record.items() if name not in signs}
+            for step in range(1, steps + 1)
+            for record in [line(step)]
+        ]
+        doctor = LiveDoctor(recipe(model={"embedding_dim": 32}))
+        return [(f.cause, f.severity) for record in records for f in doctor.observe(record)]
+
+    assert lines(leaves_chance_late, 120) == []
+    narrow = {"effective_rank_text": 1.4}
+    assert lines(lambda step: {**leaves_chance_late(step), **narrow}, 120) == [("dimensional_collapse", "warning")]
+    assert lines(lambda step: {**leaves_chance_late(step), **narrow}, 60) == []  # too few looks behind chance
+
+
+def test_few_dimensions_by_right() -> None:
+    def line(step: int) -> Record:
+        return {**sound(step), "effective_rank_text": 1.2}
+
+    assert run(lambda step: {**line(step), "distinct_captions": 3 / ROWS}) == []  # two or three classes
+    assert (
+        run(lambda step: {**line(step), "effective_rank_text": 1.2 + max(0, step - 120) / 50}) == []
+    )  # opening, and then wide
+    assert run(line, recipe(model={"embedding_dim": 4})) == []
 
 
 def test_slow_reading_is_a_share_of_the_time_behind_the_first_line() -> None:
@@ -197,6 +253,15 @@ def evaluated(values: list[float]) -> list[tuple[str, str]]:
         doctor.observe({"step": number * 40 + 40, "epoch": 1.0, "retrieval/mean_recall@1": value})
     doctor.finish()
     return [(finding.cause, finding.severity) for finding in doctor.findings]
+
+
+def test_overfitting_needs_a_model_that_has_learnt() -> None:
+    doctor = LiveDoctor(recipe())
+    for number, value in enumerate([0.06, 0.02, 0.02, 0.02, 0.02]):
+        for step in range(number * 40 + 10, number * 40 + 50, 10):
+            doctor.observe({**at_chance(step), "loss": (1.4 - step / 500) * CHANCE, "batch_recall@1": 0.01})
+        doctor.observe({"step": number * 40 + 40, "epoch": 1.0, "retrieval/mean_recall@1": value})
+    assert doctor.findings == []
 
 
 def test_overfitting_needs_evaluations_that_get_worse() -> None:

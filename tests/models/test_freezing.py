@@ -74,6 +74,50 @@ def test_freezing_n_blocks(folder):
     assert all(p.grad is not None for p in (*parts.blocks[2], *parts.neck))
 
 
+def test_statistics_of_frozen_blocks_do_not_move(folder):
+    model, section = _model(folder, image="resnet", image_values={"freeze": 2})
+    model.train()
+    apply_freezing(model, section)
+    norms = {name: part for name, part in model.image.tower.named_modules() if isinstance(part, torch.nn.BatchNorm2d)}
+    before = {name: part.running_mean.clone() for name, part in norms.items()}
+    with torch.no_grad():
+        model.encode_image(pixel_values=torch.randn(4, *model.image.tower.example()["pixel_values"].shape[1:]))
+    moved = {name for name, part in norms.items() if not torch.equal(part.running_mean, before[name])}
+    assert moved == {name for name, part in norms.items() if part.weight.requires_grad} != set()
+    assert moved != {*norms}, "some blocks are frozen"
+    model.train()
+    assert not any(part.training for name, part in norms.items() if name not in moved)
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ({}, False),
+        ({"keep_statistics": True}, True),
+        ({"freeze": True, "freeze_until_epoch": 1.0}, True),  # heads have learnt on them
+        ({"freeze": True, "freeze_until_epoch": 1.0, "keep_statistics": False}, False),
+    ],
+)
+def test_statistics_that_heads_have_learnt_on_are_kept(folder, values, kept):
+    model, section = _model(folder, image="resnet", image_values=values)
+    model.train()
+    apply_freezing(model, section)
+    apply_freezing(model, section, epoch=1.0)
+    pixels = torch.randn(6, *model.image.tower.example()["pixel_values"].shape[1:])
+    trained = model.encode_image(pixel_values=pixels)
+    assert trained.requires_grad
+    assert all(p.requires_grad for p in tower_parts(model.image.tower).blocks[0])
+    judged = model.eval().encode_image(pixel_values=pixels)
+    assert torch.allclose(trained, judged, atol=1e-6) is kept
+
+
+def test_a_model_that_is_trained_on_keeps_its_statistics(folder):
+    model = _model(folder, image="resnet")[0]
+    for start, kept in ((None, False), ("a/model", True)):
+        apply_freezing(model, ModelSection(init_from=start))
+        assert model.image.keeps_statistics is kept
+
+
 def test_freezing_whole_and_stem_alone(folder):
     model, section = _model(folder, image_values={"freeze": True}, text_values={"freeze": 0})
     assert apply_freezing(model, section)

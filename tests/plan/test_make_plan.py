@@ -16,6 +16,7 @@ from mmcl.plan import processes
 from mmcl.plan.forecast import Plan
 from mmcl.plan.measurement import Measurement
 from mmcl.plan.planning import make_plan
+from mmcl.plan.variants import phases
 
 SMALL = Path(__file__).parents[1] / "training" / "small.yaml"
 FROZEN = ("model.image.freeze=true", "model.text.freeze=true")
@@ -111,6 +112,34 @@ def test_towers_that_thaw_are_measured_thawed(tmp_path: Path) -> None:
     assert [(phase.from_epoch, phase.steps) for phase in plan.time.phases] == [(0.0, 6), (1.0, 6)]
     never = plan_of(tmp_path, *FROZEN, "model.image.freeze_until_epoch=7")
     assert [phase.steps for phase in never.time.phases] == [12]
+
+
+def test_what_has_thawed_keeps_its_statistics_as_in_the_run() -> None:
+    keys = (*FROZEN, "model.image.freeze_until_epoch=1", "model.text.freeze_until_epoch=1")
+    _, thawed = phases(load_recipe(SMALL, [*keys, "model.text.keep_statistics=false"]))
+    assert (thawed.recipe.model.image.keep_statistics, thawed.recipe.model.text.keep_statistics) == (True, False)
+
+
+def test_what_judges_before_and_after_is_told(tmp_path: Path, trained: tuple[Any, Path]) -> None:
+    plain = plan_of(tmp_path)
+    assert not any("not in the plan" in line for line in plain.unknown)
+    start = f"model={{init_from: {trained[1]}}}"
+    plan = plan_of(tmp_path, start, "evaluate.wise_ft.enabled=true", "evaluate.before=[shapes:validation]")
+    assert any("judges 11 models on validation and on 1 further data" in line for line in plan.unknown)
+    assert plan.disk.run - plain.disk.run >= 1.9 * plan.disk.model  # the starting model and the fine-tuned one
+
+
+def test_what_auto_chose_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = load_recipe(SMALL, [f"run.dir={tmp_path / 'run'}"])
+
+    class Chosen:
+        paragraph = "Two tiny towers are trained."
+
+    monkeypatch.setattr("mmcl.auto_recipe.resolve_recipe", lambda recipe, progress: (small, Chosen))
+    plan = make_plan("auto", steps=1)
+    assert plan.sentences()[0] == "chosen: Two tiny towers are trained."
+    assert plan.to_dict()["chosen"] == Chosen.paragraph
+    assert plan_of(tmp_path).sentences()[0].startswith("parameters: ")
 
 
 def test_pieces_are_measured_as_pieces(tmp_path: Path) -> None:

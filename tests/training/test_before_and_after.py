@@ -13,7 +13,7 @@ import torch
 from mmcl import data
 from mmcl.build import TrainingRun, train
 from mmcl.builders.evaluation import build_evaluator
-from mmcl.builders.forgetting import starts_from_scratch
+from mmcl.builders.forgetting import _needs_refresh, starts_from_scratch
 from mmcl.cli.display import effect_table
 from mmcl.config import Recipe, load_recipe, recipe_from_tree
 from mmcl.embedder import DualEncoderEmbedder
@@ -134,6 +134,7 @@ def test_resume_measures_no_start_again_and_chooses_from_the_best(
     assert after.exists() is (alpha < 1)
     twice = [line for line in small_runs.metric_records(folder) if "wise_ft/alpha" in line]
     assert len(twice) == 1
+    assert again.result.evaluations == run.result.evaluations != []
 
 
 def test_training_is_the_same_bit_for_bit(run: TrainingRun, first: Path, tmp_path: Path) -> None:
@@ -142,6 +143,18 @@ def test_training_is_the_same_bit_for_bit(run: TrainingRun, first: Path, tmp_pat
     assert small_runs.differences(plain, watched) == []
     assert not (tmp_path / "plain" / "model_start").exists()
     assert not (tmp_path / "plain" / "forgetting.json").exists()
+
+
+def test_statistics_are_estimated_anew_only_where_they_have_moved(first: Path) -> None:
+    start, best = from_pretrained(first / "model"), from_pretrained(first / "model")
+    for model in (start, best):
+        model.image.tower.norm = torch.nn.BatchNorm2d(2)
+    assert not _needs_refresh(start, best)
+    next(best.image.tower.parameters()).data.add_(1.0)
+    assert not _needs_refresh(start, best), "they were kept while the tower trained"
+    best.image.tower.norm.running_mean.add_(1.0)
+    assert _needs_refresh(start, best)
+    assert not _needs_refresh(best, best)
 
 
 def test_from_scratch_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -325,6 +325,19 @@ def test_a_kill_while_replacing_leaves_a_whole_one(
     assert read_checkpoint(tmp_path).progress == {"step": 4}
 
 
+def test_whatever_was_being_replaced_is_put_back(tmp_path: Path) -> None:
+    from mmcl.training.checkpoint import mend_run
+
+    for name in ("model", "adapters"):
+        (tmp_path / f".{name}.old").mkdir()
+        (tmp_path / f".{name}.old" / "weights").touch()
+    (tmp_path / "model").mkdir()  # the new one was in place already
+    mend_run(tmp_path / "checkpoints", tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapters", "model"]
+    assert (tmp_path / "adapters" / "weights").exists()
+    assert not (tmp_path / "model" / "weights").exists()
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     for step in (1, 2):
         write_checkpoint(tmp_path, checkpoint(step), keep=2)

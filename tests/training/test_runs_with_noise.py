@@ -78,7 +78,10 @@ def test_the_list_names_rows_by_id_with_their_captions(tmp_path: Path) -> None:
         (("noise.method=mixture", "loss.name=dcl"), "noise.method=mixture is not known to loss.name=dcl"),
         (("train.feature_mixup=0.2", "loss.name=vicreg"), "train.feature_mixup is not known to loss.name=vicreg"),
         (("noise.warmup_epochs=3",), "noise.warmup_epochs goes with a noise.method"),
-        (("noise.method=mixture", "train.feature_mixup=0.2"), "judges each alone.*take noise.method=cross_fit or ema_agreement"),
+        (
+            ("noise.method=mixture", "train.feature_mixup=0.2"),
+            "judges each alone.*take noise.method=cross_fit or ema_agreement",
+        ),
         (("train.feature_mixup=0.2", "negatives.queue_size=8"), "negatives.queue_size knows nothing of"),
         (("noise.method=small_losses",), "noise.method"),
         (("train.feature_mixup=-1",), "train.feature_mixup"),

@@ -84,6 +84,13 @@ def test_a_value_as_yaml_is_the_value(value) -> None:
     assert "\n" not in as_yaml(value)
 
 
+def test_sections_in_a_list_are_what_was_said_of_them() -> None:
+    heads = {"image": {"head": {"members": 2}}, "text": {"head": {"members": 2}}}
+    members = [{"label_smoothing": 0.1}, {"name": "sigmoid", "logit_scale": 10.0}]
+    written = as_yaml(recipe(loss={"members": members}, model=heads).loss.members)
+    assert parse_yaml(written, source="test") == members
+
+
 # -- the default space ---------------------------------------------------------------------------------------------
 
 
@@ -104,7 +111,7 @@ def test_a_value_as_yaml_is_the_value(value) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_recipe_as_asked_lies_in_its_default_space(sections: dict, whole: bool) -> None:
     asked = recipe(**sections)
-    space = default_space(asked, rows=2000, has_tags=True, whole_towers=whole)
+    space = default_space(asked, rows=2000, has_tags=True, towers_train=whole)
     assert len({setting.key for setting in space}) == len(space)
     for setting in space:
         own = as_yaml(value_at(asked, setting.key))
@@ -113,7 +120,7 @@ def test_the_recipe_as_asked_lies_in_its_default_space(sections: dict, whole: bo
 
 def test_the_default_space_has_what_the_recipe_has() -> None:
     def keys(asked: Recipe, **more) -> set[str]:
-        given = {"rows": 2000, "has_tags": False, "whole_towers": False, **more}
+        given = {"rows": 2000, "has_tags": False, "towers_train": False, **more}
         return {setting.key for setting in default_space(asked, **given)}
 
     plain = keys(recipe())
@@ -142,7 +149,7 @@ def test_members_of_the_heads_have_their_own_losses() -> None:
     heads = {"image": {"head": {"members": 2}}, "text": {"head": {"members": 2}}}
     losses = {"members": [{"label_smoothing": 0.1}, {"name": "sigmoid", "logit_scale": 10.0}]}
     asked = recipe(loss=losses, model=heads, train={"feature_mixup": 0.3})
-    keys = {one.key for one in default_space(asked, rows=2000, has_tags=False, whole_towers=False)}
+    keys = {one.key for one in default_space(asked, rows=2000, has_tags=False, towers_train=False)}
     assert not {"loss.name", "loss.label_smoothing", "loss.matryoshka_dims"} & keys
     assert "train.feature_mixup" in keys
 
@@ -152,9 +159,9 @@ def test_batches_are_no_larger_than_half_of_the_data_or_what_fits_with_towers() 
         space = default_space(recipe(train={"batch_size": 64}), has_tags=False, **more)
         return next(setting.choices for setting in space if setting.key == "train.batch_size")
 
-    assert sizes(rows=2000, whole_towers=False) == ("16", "32", "64", "128")
-    assert sizes(rows=200, whole_towers=False) == ("16", "32", "64")
-    assert sizes(rows=2000, whole_towers=True) == ("16", "32", "64")
+    assert sizes(rows=2000, towers_train=False) == ("16", "32", "64", "128")
+    assert sizes(rows=200, towers_train=False) == ("16", "32", "64")
+    assert sizes(rows=2000, towers_train=True) == ("16", "32", "64")
 
 
 # -- stages --------------------------------------------------------------------------------------------------------

@@ -232,6 +232,21 @@ def test_a_budget_ends_the_search(tmp_path: Path, clock: Clock) -> None:
     assert len(more.search(Stage("heads", SPACE))) > 7  # going on has a budget of its own
 
 
+def test_time_for_repeats_is_kept_where_there_is_something_to_repeat(tmp_path: Path, clock: Clock) -> None:
+    runner = FormulaRunner(tmp_path, seconds=4.0, clock=clock)
+    search = searcher(tmp_path, runner, budget=10.0)
+    search.repeats = 12  # of them 4 seconds are kept
+    assert len(search.search(Stage("heads", SPACE))) == 2
+
+
+def test_a_slow_first_trial_does_not_end_the_search(tmp_path: Path, clock: Clock) -> None:
+    runner = FormulaRunner(tmp_path, seconds=9.0, clock=clock)  # it waits for the features
+    search = searcher(tmp_path, runner, budget=14.0)
+    tell = lambda record: setattr(runner, "seconds", 1.0)  # noqa: E731
+    search.tell = tell
+    assert len(search.search(Stage("heads", SPACE))) == 6
+
+
 def test_a_budget_too_short_for_the_recipe_says_what_it_needs(tmp_path: Path, clock: Clock) -> None:
     runner = FormulaRunner(tmp_path, seconds=9.0, clock=clock)
     with pytest.raises(ConfigError, match="came to 50 % of its training within it; give about 1 m 12 s"):
@@ -264,6 +279,26 @@ def test_the_best_few_are_trained_with_other_seeds(tmp_path: Path) -> None:
     assert choice.winner.mean == max(candidate.mean for candidate in candidates)
     assert choice.gain == pytest.approx(choice.winner.mean - candidates[0].mean)
     assert choice.seeds == (1, 2, 3)
+
+
+def test_without_time_for_seeds_the_best_of_the_search_still_wins(tmp_path: Path) -> None:
+    runner, candidates = confirmed(tmp_path, noise=0.0, seeds=0)
+    assert runner.runs == []
+    assert len(candidates) == 4
+    winner = choose(candidates, METRIC).winner
+    assert winner.found == max(candidate.found for candidate in candidates) > candidates[0].found
+
+
+def test_repeats_of_an_earlier_part_count_where_no_time_is_left(tmp_path: Path) -> None:
+    runner, _ = confirmed(tmp_path, noise=0.05, seeds=2)
+    search = searcher(tmp_path, runner, trials=20)
+    stage = Stage("heads", SPACE)
+    candidates = candidates_of(stage, search.search(stage), METRIC, most=3)
+    runner.runs.clear()
+    again = Confirmation(runner, search.book, Limits.start(1e-9, None), stage=stage, seed=0)
+    found = again.run(candidates, 2, each=1.0)
+    assert runner.runs == []
+    assert [sorted(candidate.values) for candidate in found] == [[1, 2]] * 4
 
 
 def test_luck_is_told_from_gain() -> None:

@@ -160,3 +160,16 @@ def test_towers_that_train_join_in_a_second_stage(tmp_path: Path, monkeypatch: p
     if result.choice.winner.settings:
         assert "optimizer.learning_rate" in result.choice.winner.settings
     assert load_recipe(result.best).model.text.freeze is True
+
+
+def test_batches_do_not_grow_where_towers_train_in_the_second_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {}
+    for towers, found in (("frozen", {}), ("train", {"image": False})):
+        monkeypatch.setattr(TrialRunner, "trained_towers", lambda self, found=found: found)
+        pairs = (*QUICK, *FROZEN, "train.batch_size=8")
+        result = tune(TuneRequest(SMALL, pairs, tmp_path / towers, trials=2, seeds=0))
+        space = result.stages[0][0].space
+        sizes[towers] = [setting.choices for setting in space if setting.key == "train.batch_size"]
+    assert sizes == {"frozen": [("8", "16")], "train": []}

@@ -75,8 +75,31 @@ def test_ctrl_c_keeps_what_is_there(invoke, tmp_path: Path, monkeypatch: pytest.
     assert done.err.endswith("interrupted\n")
     assert len((out / "trials.jsonl").read_text().splitlines()) == 2
     assert json.loads(file.read_text())["interrupted"] is True
+    assert "Go on with the same command and --resume." in done.out
     assert load_recipe(out / "best.yaml").name == "small-tuned"
     assert "stopped by a signal" in (out / "report.md").read_text()
+
+
+def test_a_search_that_could_not_begin_is_not_in_the_way_of_the_next(invoke, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = invoke("tune", SMALL, *QUICK, f"data.path={tmp_path / 'none'}", "-o", str(out), "--trials", "1")
+    assert "there is no" in done.err
+    assert not out.exists()
+    again = invoke("tune", SMALL, *QUICK, "-o", str(out), "--trials", "1", "--seeds", "0")
+    assert again.code == 0, again.err
+    assert "Nothing was compared with the recipe as it was asked: no other trial came to its end" in again.out
+    assert "No settings were better" not in again.out
+    refused = invoke("tune", SMALL, *QUICK, "-o", str(out), "--trials", "1")
+    assert "already holds a search" in refused.err  # a control: one with a trial is kept
+
+
+def test_ctrl_c_before_the_first_trial_leaves_nothing(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmcl.cli.tune import SearchDisplay
+
+    monkeypatch.setattr(SearchDisplay, "begins", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    out = tmp_path / "out"
+    assert invoke("tune", SMALL, *QUICK, "-o", str(out), "--trials", "9").code == 130
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,17 @@ def _draws(keys: list[str], seed: int) -> np.ndarray:
     return (whole >> 11).astype(np.float64) * 2.0**-53
 
 
+def captions_are_classes(dataset: ImageTextDataset) -> bool:
+    """Whether captions are so few that they name classes, of which each has many images, and nothing else ties rows.
+
+    Args:
+        dataset: any; one with a group column says itself what belongs together.
+    """
+    tie = caption_tie(dataset)
+    few = len(dataset) >= _ROWS_OF_A_CLASS * len(tie.values) > 0
+    return few and not dataset.has("group") and len(np.unique(tie.rows)) == len(dataset)
+
+
 def warn_of_large_units(dataset: ImageTextDataset, units: Units, *, hint: str = "") -> None:
     """Log each unit of more than ``LARGEST_UNIT`` of the rows, and the value that most of its rows have.
 

@@ -13,7 +13,7 @@ from mmcl.data.mining.mined import join_mined
 from mmcl.data.sources.loading import load_split, open_data, parse_reference
 from mmcl.data.splits.leaks import count_leaks
 from mmcl.data.splits.names import canonical_splits
-from mmcl.data.splits.splitting import LARGEST_UNIT, find_units, warn_of_large_units
+from mmcl.data.splits.splitting import LARGEST_UNIT, caption_tie, captions_are_classes, find_units, warn_of_large_units
 from mmcl.errors import DataError
 from mmcl.logs import get_logger
 
@@ -30,26 +30,49 @@ class Splits:
 
 
 def _hold_out(dataset: ImageTextDataset, share: float, seed: int) -> tuple[ImageTextDataset, ImageTextDataset]:
-    """Whole groups for validation, with all that share a caption or an image file with them; the rest for training."""
-    units = find_units(dataset)
-    sizes = units.sizes()
-    number = len(sizes)
-    if number < 3:
-        raise DataError(
-            f"{dataset.name}: {number} group(s) are too few to hold some out; set data.split.validation=null"
-        )
-    warn_of_large_units(dataset, units)
-    order = np.random.default_rng([seed, 1]).permutation(number)
-    # A caption that half of the rows have would take them all along.
-    small = order[sizes[order] <= max(1, LARGEST_UNIT * len(dataset))]
-    held = (small if len(small) else order)[: max(1, round(share * number))]
-    inside = np.isin(units.of_row, held)
+    """Whole groups for validation, with all that share a caption or an image file with them; the rest for training.
+
+    Where captions are the names of classes, images of each class: a class that is held out would never be learnt.
+    """
+    if captions_are_classes(dataset):
+        inside = _of_each_class(dataset, share, seed)
+    else:
+        units = find_units(dataset)
+        sizes = units.sizes()
+        number = len(sizes)
+        if number < 3:
+            raise DataError(
+                f"{dataset.name}: {number} group(s) are too few to hold some out; set data.split.validation=null"
+            )
+        warn_of_large_units(dataset, units)
+        order = np.random.default_rng([seed, 1]).permutation(number)
+        # A caption that half of the rows have would take them all along.
+        small = order[sizes[order] <= max(1, LARGEST_UNIT * len(dataset))]
+        held = (small if len(small) else order)[: max(1, round(share * number))]
+        inside = np.isin(units.of_row, held)
     name = dataset.name
     validation = dataset.select(np.flatnonzero(inside), name=f"{name}:held out")
     return dataset.select(np.flatnonzero(~inside), name=f"{name}:rest"), validation
 
 
+def _of_each_class(dataset: ImageTextDataset, share: float, seed: int) -> np.ndarray:
+    """(n,) bool: the rows held out, a share of each class's; rows of one image file stay together."""
+    tie = caption_tie(dataset)
+    caption = tie.codes[np.unique(tie.rows, return_index=True)[1]]  # of each row the first
+    units = find_units(dataset, captions=False).of_row
+    classes = caption[np.unique(units, return_index=True)[1]]
+    drawn = np.random.default_rng([seed, 1]).permutation(len(classes))
+    order = np.lexsort((drawn, classes))
+    sizes = np.bincount(classes)
+    starts = np.cumsum(sizes) - sizes
+    most = np.where(sizes > 1, np.maximum(1, np.round(share * sizes)), 0)
+    held = order[np.arange(len(order)) - starts[classes[order]] < most[classes[order]]]
+    return np.isin(units, held)
+
+
 def _warn_of_leaks(splits: Splits) -> None:
+    if captions_are_classes(splits.train):
+        return  # the name of a class is no leak
     judged = [*([splits.validation] if splits.validation is not None else []), *splits.test.values()]
     told = []
     for dataset in judged:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mmcl.doctor.examination.subject import Subject
+from mmcl.doctor.examination.subject import Sample, Subject
 from mmcl.doctor.finding import Finding
 from mmcl.evaluation.metrics.geometry import effective_rank, modality_gap
 
 ALIKE = 0.99  # mean cosine of two different embeddings
 RANK = 0.04  # of the dimensions that the rows could fill
+LINE, PLANE = 1.5, 2.2  # dimensions: embeddings on a line, on a plane
 GAP = 1.2  # of 2
 
 
@@ -63,18 +64,13 @@ def collapse(subject: Subject) -> list[Finding]:
     sample = subject.train
     if sample is None or sample.fit is None or len(sample) < 32:
         return []
-    texts = sample.text[_first_of_each(sample.texts)]
-    ranks = {}
-    for side, rows in (("image", sample.image), ("text", texts)):
-        centred = rows - rows.mean(0)
-        possible = min(rows.shape)
-        if possible >= 16:
-            ranks[side] = (effective_rank(torch.from_numpy(np.ascontiguousarray(centred))), possible)
+    ranks = _ranks(sample)
     if not ranks:
         return []
     side = min(ranks, key=lambda name: ranks[name][0] / ranks[name][1])
     rank, possible = ranks[side]
-    limit = max(1.5, RANK * min(possible, 64))
+    # A model that is about to leave chance begins with two or three dimensions.
+    limit = max(PLANE if subject.has_learnt else LINE, RANK * min(possible, 64))
     if rank >= limit:
         return []
     return [
@@ -85,10 +81,22 @@ def collapse(subject: Subject) -> list[Finding]:
             f"{len(sample):,} rows could fill.",
             rank,
             limit,
-            "Lower optimizer.learning_rate, raise train.batch_size, or take loss.name=info_nce, which spreads "
-            "embeddings.",
+            f"Widen what they pass through (model.{side}.head), lower optimizer.learning_rate, raise "
+            f"train.batch_size, or take loss.name=info_nce, which spreads embeddings.",
         )
     ]
+
+
+def _ranks(sample: Sample) -> dict[str, tuple[float, int]]:
+    """Of each side that could fill many dimensions the effective rank, and how many those are."""
+    texts = sample.text[_first_of_each(sample.texts)]
+    ranks = {}
+    for side, rows in (("image", sample.image), ("text", texts)):
+        centred = rows - rows.mean(0)
+        possible = min(rows.shape)
+        if possible >= 16:
+            ranks[side] = (effective_rank(torch.from_numpy(np.ascontiguousarray(centred))), possible)
+    return ranks
 
 
 def gap(subject: Subject) -> list[Finding]:

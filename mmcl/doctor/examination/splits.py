@@ -15,23 +15,26 @@ SMALL_SPLIT, INTERVAL = 50, 0.15  # validation rows; half width of a 95 % interv
 
 
 def leak(subject: Subject) -> list[Finding]:
-    """Validation rows whose image, group or own caption is among the training rows."""
+    """Validation rows whose group, image (or one nearly like it) or own caption is among the training rows."""
     if not subject.validation_rows or not subject.leaks:
         return []
-    kind = max(subject.leaks, key=lambda name: subject.leaks[name])
-    count = subject.leaks[kind]
-    share = count / subject.validation_rows
+    worst = max(subject.leaks, key=lambda found: found.rows)
+    share = worst.rows / subject.validation_rows
     if share < LEAK:
         return []
+    about = "About " if worst.is_estimate else ""
+    like = "an image nearly like that" if worst.kind == "near image" else f"the {worst.kind}"
+    example = f" (such as {worst.example})" if worst.example else ""
     return [
         Finding(
             "split_leak",
             "warning" if share < 0.5 else "fault",
-            f"{count:,} of {subject.validation_rows:,} validation rows ({100 * share:.0f} %) have the {kind} of a "
-            f"training row, so that the validation metrics say little of new pairs.",
+            f"{about}{worst.rows:,} of {subject.validation_rows:,} validation rows ({100 * share:.0f} %) have {like} "
+            f"of a training row{example}, so that the validation metrics say little of new pairs.",
             share,
             LEAK,
-            f"Split anew by group and like images: mmcl data split {subject.recipe.data.path}.",
+            f"List them (mmcl data audit {subject.recipe.data.path}), and split anew by group and like images: mmcl "
+            f"data split {subject.recipe.data.path}.",
         )
     ]
 

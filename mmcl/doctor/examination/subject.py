@@ -29,6 +29,7 @@ class Sample:
         image_features, text_features: (n, f) float32 of the towers the run started from; None where those know
             nothing, being random.
         image, text: (n, d) float32 unit rows, embeddings of the trained model; None where there is none.
+        labels: of the rows, None where one has none; None altogether where the data have no labels.
     """
 
     texts: list[str]
@@ -39,6 +40,7 @@ class Sample:
     text_features: np.ndarray | None = None
     image: np.ndarray | None = None
     text: np.ndarray | None = None
+    labels: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -49,6 +51,43 @@ class Sample:
         if self.image is None or not (np.isfinite(self.image).all() and np.isfinite(self.text).all()):
             return None
         return fit_of(self.image @ self.text.T, self.groups)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of a run that is not what it should be.
+
+    Attributes:
+        path: within the run folder.
+        found: what is there, with its size.
+        wanted: what should be there.
+        is_grave: whether what a run is for depends on it: its recipe, records, model and checkpoints.
+    """
+
+    path: str
+    found: str
+    wanted: str
+    is_grave: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.path} holds {self.found}, not {self.wanted}"
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Rows of the validation split that training rows give away.
+
+    Attributes:
+        kind: ``"caption"``, ``"group"``, ``"image"`` or ``"near image"``.
+        rows: how many.
+        example: the files of one such pair; may be empty.
+        is_estimate: whether not all rows were looked at.
+    """
+
+    kind: str
+    rows: int
+    example: str = ""
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,13 +134,14 @@ class Subject:
         batches: of an epoch.
         train, validation: some rows of each.
         validation_rows: of the validation split.
-        leaks: rows of the validation split that training rows give away, by kind (``caption``, ``group``, ``image``).
+        leaks: rows of the validation split that training rows give away, of each kind that was looked for.
         captions: distinct captions of the training split as a whole; None: not counted.
         columns: further columns of text in the data, name -> distinct values in the training split.
         start: the model as it was before the first step, frozen as the recipe says; trained: as it was after the last.
         standard: mean and standard deviation that the image tower was trained with, as its library says; None: unknown.
         timing: of a few batches.
         ending: how the run stands.
+        damages: files of the run that are not what they should be.
     """
 
     recipe: Recipe
@@ -111,8 +151,7 @@ class Subject:
     train: Sample | None = None
     validation: Sample | None = None
     validation_rows: int = 0
-    leaks: dict[str, int] = field(default_factory=dict)
-    labels: list[str | None] = field(default_factory=list)
+    leaks: list[Leak] = field(default_factory=list)
     captions: int | None = None
     columns: dict[str, int] = field(default_factory=dict)
     start: DualEncoder | None = None
@@ -120,6 +159,7 @@ class Subject:
     standard: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     timing: Timing | None = None
     ending: Ending = field(default_factory=Ending)
+    damages: list[Damage] = field(default_factory=list)
 
     @cached_property
     def course(self) -> Course:

@@ -7,8 +7,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmcl.doctor.examination import batches, captions, images, pairing, reading, spaces, splits, tokens, weights
-from mmcl.doctor.examination.subject import Subject
+from mmcl.doctor.examination import (
+    batches,
+    captions,
+    files,
+    images,
+    neighbours,
+    pairing,
+    reading,
+    spaces,
+    splits,
+    tokens,
+    weights,
+)
+from mmcl.doctor.examination.subject import Damage, Subject
 from mmcl.doctor.finding import CAUSES, Finding, by_severity
 from mmcl.doctor.live.live_doctor import live_findings
 
@@ -40,6 +52,10 @@ def _has_images(subject: Subject) -> bool:
     return subject.train is not None and bool(subject.train.images)
 
 
+def _has_features(subject: Subject) -> bool:
+    return subject.train is not None and subject.train.image_features is not None
+
+
 def _has_start(subject: Subject) -> bool:
     return subject.start is not None
 
@@ -65,6 +81,7 @@ def _always(subject: Subject) -> bool:
 
 
 CHECKS: tuple[Check, ...] = (
+    Check("files of the run", files.damaged, _always, "the run's files are whole"),
     Check("weights are numbers", weights.not_finite, _has_start, "all weights at the start are finite"),
     Check("something trains", weights.nothing_trains, _has_start, "weights of the encoders train"),
     Check("learning rate, too high", weights.rate_too_high, _has_start, "no sign of steps too large"),
@@ -76,6 +93,7 @@ CHECKS: tuple[Check, ...] = (
     Check("tokenizer", tokens.tokenizer, _has_text_tower, "the tokenizer knows the captions' words"),
     Check("caption length", tokens.cut, _has_text_tower, "captions fit into the text tower"),
     Check("pairs belong together", pairing.pairs, _has_rows, "captions can be told from their images"),
+    Check("like images", neighbours.disagreement, _has_features, "like images have like labels and captions"),
     Check("embeddings vary", spaces.constant, _has_embeddings, "embeddings differ from row to row"),
     Check("dimensions", spaces.collapse, _has_embeddings, "embeddings use many dimensions"),
     Check("modality gap", spaces.gap, _has_embeddings, "images and captions lie near one another"),
@@ -92,11 +110,12 @@ CHECKS: tuple[Check, ...] = (
 
 # Causes that bring the others about, the deepest first: of several alarms the first of these is named first.
 ROOTS: tuple[str, ...] = (
-    "skipped_rows", "not_a_number", "dead_workers", "nothing_trains", "images_do_not_vary", "captions_are_no_texts",
-    "captions_do_not_vary", "tokenizer_mismatch", "captions_cut", "wrong_normalization", "pairs_shuffled",
-    "learning_rate_too_high", "learning_rate_too_low", "temperature_fixed", "split_leak", "pairs_partly_shuffled",
-    "false_negatives", "batch_too_small", "constant_embeddings", "dimensional_collapse", "temperature_at_clamp",
-    "overfitting", "temperature_collapsed", "gradient_explodes", "gradient_vanishes", "unstable_loss", "slow_loader",
+    "damaged_file", "skipped_rows", "not_a_number", "dead_workers", "nothing_trains", "images_do_not_vary",
+    "captions_are_no_texts", "captions_do_not_vary", "tokenizer_mismatch", "captions_cut", "wrong_normalization",
+    "pairs_shuffled", "learning_rate_too_high", "learning_rate_too_low", "temperature_fixed", "split_leak",
+    "pairs_partly_shuffled", "false_negatives", "batch_too_small", "constant_embeddings", "dimensional_collapse",
+    "temperature_at_clamp", "overfitting", "temperature_collapsed", "gradient_explodes", "gradient_vanishes",
+    "unstable_loss", "slow_loader",
 )  # fmt: skip
 # What follows from a model that gets nothing to learn from, or cannot learn.
 SYMPTOMS = (
@@ -108,17 +127,18 @@ _RATES = ("learning_rate_too_high", "learning_rate_too_low")
 _INPUTS = ("captions_do_not_vary", "false_negatives", "pairs_shuffled", "pairs_partly_shuffled", "split_leak")
 # Cause -> what it brings about beside the symptoms: an alarm of these is a note where the cause was found.
 EXPLAINS: dict[str, tuple[str, ...]] = {
+    "damaged_file": ("dead_workers", "stopped_early"),
     "not_a_number": (*_RATES, *SYMPTOMS),
     "dead_workers": ("stopped_early",),
     "nothing_trains": (*_RATES, *SYMPTOMS),
-    "images_do_not_vary": (*_RATES, *_INPUTS[2:], *SYMPTOMS, "wrong_normalization"),
-    "captions_are_no_texts": (*_RATES, *_INPUTS, *SYMPTOMS, "tokenizer_mismatch"),
+    "images_do_not_vary": (*_RATES, *_INPUTS[2:], *SYMPTOMS, "wrong_normalization", "neighbours_disagree"),
+    "captions_are_no_texts": ("neighbours_disagree", *_RATES, *_INPUTS, *SYMPTOMS, "tokenizer_mismatch"),
     "captions_do_not_vary": (*_RATES, *_INPUTS[1:], *SYMPTOMS),
     "tokenizer_mismatch": (*_RATES, *SYMPTOMS, "captions_cut", "false_negatives"),
     "captions_cut": (*_RATES, *SYMPTOMS, "false_negatives"),
-    "wrong_normalization": (*_RATES, *SYMPTOMS),
-    "pairs_shuffled": (*_RATES, *SYMPTOMS, "pairs_partly_shuffled"),
-    "pairs_partly_shuffled": ("overfitting", "unstable_loss", "temperature_collapsed"),
+    "wrong_normalization": (*_RATES, *SYMPTOMS, "neighbours_disagree"),
+    "pairs_shuffled": (*_RATES, *SYMPTOMS, "pairs_partly_shuffled", "neighbours_disagree"),
+    "pairs_partly_shuffled": ("neighbours_disagree", "overfitting", "unstable_loss", "temperature_collapsed"),
     "learning_rate_too_high": SYMPTOMS,
     "learning_rate_too_low": SYMPTOMS,
     "temperature_fixed": SYMPTOMS,
@@ -192,7 +212,13 @@ def examine(
         if not check.is_possible(subject):
             not_made.append((check.name, "the run holds nothing to look at"))
             continue
-        findings = check.find(subject)
+        try:
+            findings = check.find(subject)
+        # What is broken in a way nobody thought of must not keep the other checks from being made.
+        except Exception as error:
+            said = " ".join(str(error).split())[:200]
+            not_made.append((check.name, f"the check failed: {type(error).__name__} {said}".rstrip()))
+            continue
         found += findings
         if not findings:
             well.append((check.name, check.well))
@@ -212,6 +238,19 @@ def examine(
         not_made=not_made,
         facts=_facts(subject),
     )
+
+
+def examine_files(damages: Sequence[Damage], *, run: str, state: str, step: int) -> Examination:
+    """What can be said of a run by its files alone: where its recipe cannot be read.
+
+    Args:
+        damages: what was found of them; at least one.
+        run: its folder.
+        state: how it stands.
+        step: the newest that is known.
+    """
+    unread = [("everything else", f"{damages[0].path}, which says what was run and on which data, cannot be read")]
+    return Examination(run, state, step, 0, files.damaged_files(damages, run=run), not_made=unread)
 
 
 def _stands(finding: Finding, subject: Subject) -> bool:
@@ -257,6 +296,8 @@ def _facts(subject: Subject) -> dict[str, Any]:
     moved = weights.weights_moved(subject)
     if moved is not None:
         facts["weights_moved"] = moved
+    if subject.course.largest_update:
+        facts["largest_update"] = subject.course.largest_update
     if subject.timing is not None and not subject.timing.died:
         facts |= {"seconds_to_read_a_batch": subject.timing.read, "seconds_to_learn_from_it": subject.timing.model}
     return facts

@@ -125,13 +125,18 @@ def is_hot(subject: Subject) -> bool:
 
 
 def rate_too_high(subject: Subject) -> list[Finding]:
-    """A run that ended in divergence or collapse, with steps that change weights by a large share of themselves."""
+    """Steps that change weights by a large share of themselves: a fault of a run that diverged or learnt nothing.
+
+    A run that has learnt in spite of them, as heads with norms do when the rate falls to 0 in the end, gets a warning.
+    """
     recipe, course, moved = subject.recipe, subject.course, weights_moved(subject)
     rate = recipe.optimizer.learning_rate
     diverged = subject.ending.state == "stopped" and (course.largest_update >= HOT_STEP or is_hot(subject))
     lost = subject.is_near_chance and not subject.has_learnt and bool(course.steps)
     moved_far = moved is not None and (moved >= FAR or not math.isfinite(moved))
-    if not diverged and not (lost and (moved_far or is_hot(subject) or course.largest_update >= HOT_STEP)):
+    wild = moved_far and course.largest_update >= HOT_STEP
+    broken = diverged or (lost and (moved_far or is_hot(subject) or course.largest_update >= HOT_STEP))
+    if not broken and not wild:
         return []
     if diverged:
         what = f"The run stopped at step {course.step + 1} ({subject.ending.reason.rstrip('.') or 'it diverged'})"
@@ -144,7 +149,7 @@ def rate_too_high(subject: Subject) -> list[Finding]:
     return [
         Finding(
             "learning_rate_too_high",
-            "fault",
+            "fault" if broken else "warning",
             f"{what}; {step}{far}.",
             rate / usual if math.isfinite(usual) else rate,
             LARGE_STEP,

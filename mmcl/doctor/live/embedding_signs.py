@@ -147,7 +147,8 @@ def embedding_signs(image: Tensor, text: Tensor, group_ids: Tensor) -> dict[str,
         group_ids: (b,) int64.
 
     Returns:
-        ``sign_rows``, how many were looked at; ``effective_rank_image``, ``effective_rank_text``;
+        ``sign_rows``, how many were looked at; ``effective_rank_image``, ``effective_rank_text``, of embeddings without
+        their mean, which says where they lie and not how many dimensions they use;
         ``mean_cosine_image``, ``mean_cosine_text``; ``modality_gap``, the distance of the means; ``batch_recall@1``,
         where there are negatives. Empty where an embedding is not finite.
     """
@@ -156,8 +157,8 @@ def embedding_signs(image: Tensor, text: Tensor, group_ids: Tensor) -> dict[str,
         return {}
     signs = {
         "sign_rows": len(image),
-        "effective_rank_image": effective_rank(image),
-        "effective_rank_text": effective_rank(text),
+        "effective_rank_image": effective_rank(image - image.mean(0)),
+        "effective_rank_text": effective_rank(text - text.mean(0)),
         "mean_cosine_image": mean_cosine(image),
         "mean_cosine_text": mean_cosine(text),
         "modality_gap": float((image.double().mean(0) - text.double().mean(0)).norm()),

@@ -7,13 +7,16 @@ import statistics
 
 from mmcl.doctor.finding import Finding
 from mmcl.doctor.live.course import WINDOW, Course
-from mmcl.doctor.live.stuck import has_learnt
+from mmcl.doctor.live.stuck import LARGE_UPDATE, has_learnt, learnt_looks
 
 AT_CLAMP = 0.5  # share of the newest looks
 COLLAPSED = 0.3  # of the scale at the start
 FLOOR = 0.5  # of the chance loss, that a scale which is not learnt leaves at best
 FALSE_NEGATIVES = 0.2  # share of rows
 RANK = 0.05  # of the dimensions that a look could find
+LINE, PLANE = 1.5, 2.2  # dimensions: embeddings on a line, on a plane
+FEWEST_DIMENSIONS, OPENING = 8, 1.1  # dimensions; growth of the rank over the looks of a model that still learns
+FEWEST_LOOKS = 3  # at a model that has learnt something
 GAP = 1.2  # of 2, between the means of the two sides
 WAITING, WAITED_SECONDS = 0.5, 2.0
 EXPLODED = 100.0  # times the gradient norm at the start
@@ -43,10 +46,13 @@ def temperature(course: Course) -> Finding | None:
             f"raise model.logit_scale_max (now {model.logit_scale_max:g}).",
         )
     if max(scales) < COLLAPSED * began:
+        high = course.largest_update >= LARGE_UPDATE
+        steps = f", by steps that changed weights by up to {100 * course.largest_update:.3g} % of themselves"
         return Finding(
-            "temperature_collapsed",
+            "learning_rate_too_high" if high else "temperature_collapsed",
             "warning",
-            f"The logit scale has fallen from {began:.3g} to {scales[-1]:.3g}: all logits are nearly equal.",
+            f"The logit scale has fallen from {began:.3g} to {scales[-1]:.3g}{steps if high else ''}: all logits are "
+            f"nearly equal.",
             scales[-1],
             COLLAPSED * began,
             "Lower optimizer.learning_rate, or hold the scale (model.logit_scale_learnable=false) until the towers "
@@ -97,29 +103,38 @@ def false_negatives(course: Course) -> Finding | None:
 
 
 def dimensional_collapse(course: Course) -> Finding | None:
-    """Embeddings that use few dimensions, of a model that has learnt something."""
-    if not course.has_signs(WINDOW) or not has_learnt(course):
+    """Embeddings that used few dimensions at every look since the model has learnt something, and no more each time.
+
+    A model that leaves chance begins with few dimensions and takes further ones step by step.
+    """
+    looks = learnt_looks(course)
+    if len(looks) < (2 if course.finished else FEWEST_LOOKS):
         return None
-    ranks = {side: course.mean(f"effective_rank_{side}", signs=True) for side in ("image", "text")}
-    side = min(ranks, key=lambda name: ranks[name])
-    most = min(64, course.signs[-1]["sign_rows"], course.recipe.model.embedding_dim)
-    threshold = max(1.5, RANK * most)
-    if ranks[side] >= threshold:
-        return None
-    return Finding(
-        "dimensional_collapse",
-        "warning",
-        f"The effective rank of {side} embeddings is {ranks[side]:.1f} of {most} possible.",
-        ranks[side],
-        threshold,
-        "Lower optimizer.learning_rate, or raise train.batch_size; loss.name=vicreg keeps dimensions apart by itself.",
-    )
+    for side, distinct in (("image", "distinct_images"), ("text", "distinct_captions")):
+        rows = min(round(look.get(distinct, 1.0) * look["sign_rows"]) for look in looks)  # equal inputs lie together
+        most = min(64, rows - 1, course.recipe.model.embedding_dim)
+        ranks = [look[f"effective_rank_{side}"] for look in looks]
+        threshold = max(PLANE if most >= 2 * FEWEST_DIMENSIONS else LINE, RANK * most)
+        if most < FEWEST_DIMENSIONS or max(ranks) >= threshold or ranks[-1] > OPENING * ranks[0]:
+            continue
+        return Finding(
+            "dimensional_collapse",
+            "warning",
+            f"The effective rank of {side} embeddings is {ranks[-1]:.1f} of {most} possible, and was no higher at the "
+            f"last {len(looks)} looks.",
+            ranks[-1],
+            threshold,
+            "Widen what the embeddings pass through (model.image.head, model.text.head), lower "
+            "optimizer.learning_rate, or raise train.batch_size; loss.name=vicreg keeps dimensions apart by itself.",
+        )
+    return None
 
 
 def modality_gap(course: Course) -> Finding | None:
     """Images and captions far from one another as two clouds."""
-    gap = course.mean("modality_gap", signs=True)
-    if not course.has_signs(WINDOW) or not gap >= GAP or not has_learnt(course):
+    looks = learnt_looks(course)
+    gap = sum(look["modality_gap"] for look in looks) / max(1, len(looks))
+    if len(looks) < FEWEST_LOOKS or gap < GAP:
         return None
     return Finding(
         "modality_gap",
@@ -209,7 +224,7 @@ def loss_rose(course: Course) -> Finding | None:
     level, learnt = course.mean("loss"), course.chance - course.lowest
     if learnt < 0.1 * course.chance or level < course.lowest + ROSE * learnt:
         return None
-    high = course.largest_update >= 0.1
+    high = course.largest_update >= LARGE_UPDATE
     return Finding(
         "learning_rate_too_high" if high else "unstable_loss",
         "warning",
@@ -225,8 +240,8 @@ def loss_rose(course: Course) -> Finding | None:
 def overfitting(course: Course) -> Finding | None:
     """The best evaluation is long ago, later ones are worse, and the training loss still falls."""
     section, evaluations = course.recipe.evaluate, course.evaluations
-    if len(evaluations) <= FEWEST_EVALUATIONS or section.mode != "max":
-        return None
+    if len(evaluations) <= FEWEST_EVALUATIONS or section.mode != "max" or not has_learnt(course):
+        return None  # what a model at chance scores goes up and down by luck
     best_at = max(range(len(evaluations)), key=lambda number: evaluations[number][1])
     step, best, loss_then = evaluations[best_at]
     since = evaluations[best_at + 1 :]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mmcl.doctor.finding import Finding
 from mmcl.doctor.live.course import Course
@@ -34,6 +35,24 @@ def has_learnt(course: Course) -> bool:
     if course.chance is not None:
         return course.mean("loss") < HAS_LEARNT * course.chance
     return course.mean("batch_recall@1", signs=True) > 3 * LUCK / course.mean("sign_rows", signs=True)
+
+
+def learnt_looks(course: Course) -> list[Mapping[str, Any]]:
+    """The newest looks at a model that was well above chance, oldest first; empty where the newest is not one.
+
+    A look counts by its own step: looks lie further apart than lines, so that the lines may show a model that has
+    learnt while most of the looks are from before that.
+    """
+    looks: list[Mapping[str, Any]] = []
+    for look in reversed(course.signs):
+        if look.get("chance_loss") is not None:
+            learnt = look["loss"] is not None and look["loss"] < HAS_LEARNT * look["chance_loss"]
+        else:
+            learnt = look.get("batch_recall@1", 0.0) > 3 * LUCK / look["sign_rows"]
+        if not learnt:
+            break
+        looks.append(look)
+    return looks[::-1]
 
 
 def is_stuck(course: Course) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,23 +10,25 @@ from torch import nn
 
 from mmcl.batch import Batch, Embeddings
 from mmcl.doctor.live.embedding_signs import embedding_signs, repetition_signs
-from mmcl.doctor.live.weight_signs import WeightSample, gradient_norms, trained_parts
+from mmcl.doctor.live.weight_signs import WeightSample, gradient_norms, parts_of, trained_parts
 
 # Losses to which rows of one group are strangers, whatever loss.positives says.
 _LOSSES_OF_PAIRS_ALONE = ("dcl", "nt_xent", "barlow_twins", "vicreg")
-EARLY = 100  # steps in which most goes wrong
-SPACING, LATER = 10, 50  # steps between two looks, at least: early, and behind that
+# (up to this step, steps between two looks at least): most goes wrong early. A look takes a fifth of a step of the
+# smallest models, so that these are below 2 % of the time.
+SPACINGS = ((20, 10), (100, 20), (math.inf, 50))
 
 
 def is_due(step: int, *, log_every: int, total_steps: int) -> bool:
-    """Whether signs are taken of a step: of logged ones, ``SPACING`` or ``LATER`` apart, of the first and of the last.
+    """Whether signs are taken of a step: of logged ones as far apart as ``SPACINGS`` says, of the first and the last.
 
     Args:
         step: from 1.
         log_every: steps between lines of ``metrics.jsonl``.
         total_steps: of the run.
     """
-    every = log_every * -(-(SPACING if step <= EARLY else LATER) // log_every)
+    spacing = next(spacing for until, spacing in SPACINGS if step <= until)
+    every = log_every * -(-spacing // log_every)
     return step % every == 0 or step in (1, total_steps)
 
 
@@ -35,7 +38,7 @@ def loss_counts_groups(loss: Any) -> bool:
     Args:
         loss: the recipe's ``loss`` section.
     """
-    return loss.positives == "group" and loss.name not in _LOSSES_OF_PAIRS_ALONE
+    return loss.positives == "group" and not set(loss.names) & set(_LOSSES_OF_PAIRS_ALONE)
 
 
 class VitalSigns:
@@ -52,7 +55,8 @@ class VitalSigns:
 
     def __init__(self, objective: nn.Module, *, groups_count: bool) -> None:
         self._objective, self._groups_count = objective, groups_count
-        self._sample = WeightSample(objective.model)
+        self._parts = parts_of(objective.model)
+        self._sample = WeightSample(self._parts)
         self._batch: Batch | None = None
         self._pieces: list[Embeddings] = []
         self._signs: dict[str, Any] = {}
@@ -78,7 +82,7 @@ class VitalSigns:
         """
         if self._batch is None:
             return
-        self._signs |= gradient_norms(trained_parts(self._objective.model), whole=grad_norm)
+        self._signs |= gradient_norms(trained_parts(self._parts), whole=grad_norm)
         self._sample.before_update()
         if self._pieces:
             image, text = (torch.cat([getattr(part, side) for part in self._pieces]) for side in ("image", "text"))

@@ -1,0 +1,1 @@
+"""What opens a run for the doctor: its files, records, data and models."""
