@@ -19,6 +19,7 @@ from mmcl.embedder import DualEncoderEmbedder, embed_images
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
 from mmcl.models.dual_encoder import DualEncoder
+from mmcl.noise.trust import TRUSTED, PairTrust
 from mmcl.objectives.pair_losses import pair_losses
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
 from mmcl.training.gather import broadcast_object
@@ -73,6 +74,24 @@ def of_another_group(groups: np.ndarray, draw: np.random.Generator) -> np.ndarra
     another = np.empty_like(order)
     another[order] = np.roll(order, 1)  # one cycle through all groups: none is its own
     return first[another[own]]
+
+
+def caption_donors(trust: PairTrust, groups: np.ndarray) -> np.ndarray:
+    """(n,) int64, the row whose captions each row is to have: its own, or of a pair left out, the best of its group.
+
+    All captions of a group describe all its images; where one row's is wrong, another's may be right.
+
+    Args:
+        trust: that has judged the pairs.
+        groups: (n,) int64.
+    """
+    clean, weights = trust.clean.cpu().numpy(), trust.weights.cpu().numpy()
+    best_first = np.lexsort((np.arange(len(groups)), -clean, groups))
+    _, first, own = np.unique(groups[best_first], return_index=True, return_inverse=True)
+    best = np.empty(len(groups), dtype=np.int64)
+    best[best_first] = best_first[first][own]
+    helped = (weights == 0) & (weights[best] > 0) & (clean[best] >= TRUSTED)
+    return np.where(helped, best, np.arange(len(groups)))
 
 
 @dataclass

@@ -7,7 +7,7 @@ import functools
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from mmcl.auto_recipe import early_precision
 from mmcl.builders.automatic import settle_recipe
 from mmcl.builders.batches import build_batches
-from mmcl.builders.cross_fitting import CrossFit
+from mmcl.builders.cross_fitting import CrossFit, caption_donors
 from mmcl.builders.evaluation import build_evaluators, run_evaluators
 from mmcl.builders.forgetting import BeforeAndAfter, restore_finetuned
 from mmcl.builders.starting_models import build_starting_model
@@ -258,7 +258,7 @@ def train(
     cache = build_cache(recipe, accelerator.device, progress)
     # What is wrong with the data that are judged before and after is told before features are computed.
     ends = BeforeAndAfter.of(recipe, run, splits, device=accelerator.device, cache=cache, progress=progress)
-    pair_losses = None
+    judged, learnt = None, splits
     if recipe.noise.method == "cross_fit":
         build_judge(recipe, model, splits, cache, accelerator.device)  # told before the folds, which judge nothing
         crossing = CrossFit(recipe, splits.train, run, cache=cache, device=accelerator.device, progress=progress)
@@ -271,9 +271,11 @@ def train(
             accelerator.end_training()
             return TrainingRun(run.path, recipe, broken_off, {}, *_sizes(model))
         accelerator.free_memory()
-    trainer = build_trainer(recipe, model, splits, run, skips, accelerator, cache=cache, display=display)
-    if pair_losses is not None:
-        _judge_pairs(trainer.objective.trust, pair_losses)
+        judged = PairTrust(recipe.noise, claim_ids(splits.train))
+        learnt = replace(splits, train=_repaired(recipe, judged, splits.train, pair_losses))
+    trainer = build_trainer(recipe, model, learnt, run, skips, accelerator, cache=cache, display=display)
+    if judged is not None:
+        trainer.objective.trust.judge(*pair_losses.unbind(1))
     if not resume:
         run.begin(values)
     if recipe.run.tracker != "none":
@@ -288,7 +290,7 @@ def train(
     result = trainer.fit(resume=resume)
     metrics, effect = {}, None
     if accelerator.is_main_process:
-        _list_suspicious_pairs(run, trainer.objective.trust, splits.train)
+        _list_suspicious_pairs(run, judged or trainer.objective.trust, splits.train)
     if accelerator.is_main_process and not result.interrupted:
         effect = None if ends is None else ends.finish(step=result.progress.step)
         metrics = judge_best(recipe, run, splits, device=accelerator.device, cache=cache)
@@ -297,7 +299,11 @@ def train(
     return TrainingRun(run.path, recipe, result, metrics, *_sizes(model), effect)
 
 
-def _judge_pairs(trust: PairTrust, losses: torch.Tensor) -> None:
+def _repaired(recipe: Recipe, trust: PairTrust, train: ImageTextDataset, losses: torch.Tensor) -> ImageTextDataset:
+    """Judge the pairs; what is trained on, with a trusted caption for those that are left out and have one.
+
+    Rows that take another's caption lose their losses: they count as that caption's rows do.
+    """
     fitness = trust.judge(*losses.unbind(1))
     if fitness < FIT_TO_JUDGE:
         log.warning(
@@ -305,8 +311,16 @@ def _judge_pairs(trust: PairTrust, losses: torch.Tensor) -> None:
             "wrong, and half would be chance; raise noise.fold_share or train.epochs, or make them learn first",
             100 * fitness,
         )
-    else:
-        log.info("cross-fitting: %.1f %% of the pairs look wrong", 100 * float((trust.clean < TRUSTED).float().mean()))
+        return train
+    rows = np.arange(len(train))
+    donors = caption_donors(trust, train.group_ids().numpy()) if recipe.noise.repair else rows
+    losses[torch.from_numpy(donors != rows)] = torch.nan
+    log.info(
+        "cross-fitting: %d of %d pairs look wrong; %d are left out, and %d of these come back with a caption of their "
+        "group",
+        int((trust.clean < TRUSTED).sum()), len(train), int((trust.weights == 0).sum()), int((donors != rows).sum()),
+    )  # fmt: skip
+    return train.with_captions_of(donors) if (donors != rows).any() else train
 
 
 def _sizes(model: DualEncoder) -> tuple[int, int]:

@@ -36,6 +36,9 @@ class NoiseSection(Section):
     fold_share: float = Field(
         0.6, gt=0, le=1, description="cross_fit: share of the run's epochs that each model trains"
     )
+    repair: bool = Field(
+        True, description="cross_fit: a pair that is left out comes back with a trusted caption of its group, if any"
+    )
     ema_momentum: float = Field(
         0.99,
         ge=0,

@@ -83,6 +83,7 @@ class ImageTextDataset:
         self.name = name
         self.skipped = list(skipped)
         self.mixture = mixture
+        self._features_of: ImageTextDataset | None = None  # with the same images, and the captions they came with
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -148,8 +149,24 @@ class ImageTextDataset:
         images, name = self.images.select(index), name or self.name
         return ImageTextDataset(images, table, name=name, skipped=self.skipped, mixture=self.mixture)
 
+    def with_captions_of(self, rows: Sequence[int] | np.ndarray) -> ImageTextDataset:
+        """The same images, each with the captions and tags of another row; its fingerprint stays, as the images do.
+
+        Args:
+            rows: (n,) int64, the row that each row takes them from.
+        """
+        table, taken = self.table, pa.array(np.asarray(rows, dtype=np.int64))
+        for name in {"texts", "tags"} & {*table.column_names}:
+            place = table.column_names.index(name)
+            table = table.set_column(place, table.field(name), table[name].take(taken))
+        other = ImageTextDataset(self.images, table, name=self.name, skipped=self.skipped, mixture=self.mixture)
+        other._features_of = self
+        return other
+
     def fingerprint(self) -> str:
         """A short hash of the images and captions: what caches of features are keyed by."""
+        if self._features_of is not None:
+            return self._features_of.fingerprint()
         digest = hashlib.sha256(self.images.fingerprint().encode())
         for texts in self.table["texts"].to_pylist():
             digest.update("\x1f".join(texts).encode())

@@ -16,10 +16,11 @@ from small_runs import AtStep, differences, final_state, in_child, in_children, 
 from torch import nn
 
 from mmcl.builders import cross_fitting
-from mmcl.builders.cross_fitting import CrossFit, fold_of_rows, of_another_group
-from mmcl.config import Recipe
+from mmcl.builders.cross_fitting import CrossFit, caption_donors, fold_of_rows, of_another_group
+from mmcl.config import NoiseSection, Recipe
 from mmcl.data.splits.training_splits import load_splits
 from mmcl.errors import ConfigError
+from mmcl.noise.trust import PairTrust
 from mmcl.training.runs import RunFolder
 
 DATA = "data.path=shapes?train=60&validation=24&test=24&image_size=32"
@@ -181,3 +182,24 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert judged
     for name in judged:
         torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=1e-3)
+
+
+def test_a_pair_left_out_takes_the_best_trusted_caption_of_its_group() -> None:
+    groups = np.array([0, 0, 0, 1, 1, 2])
+    trust = PairTrust(NoiseSection(method="cross_fit"), torch.arange(6))
+    trust.clean.copy_(torch.tensor([0.1, 0.8, 0.9, 0.2, 0.3, 0.1]))
+    trust.weights.copy_(torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0]))
+    # Row 4 is in, but looks wrong itself; row 5 is alone.
+    assert caption_donors(trust, groups).tolist() == [2, 1, 2, 3, 4, 5]
+    trust.weights[2] = 0
+    assert caption_donors(trust, groups).tolist()[:3] == [0, 1, 2], "the best of the group is left out itself"
+
+
+def test_captions_of_other_rows_leave_the_images_and_their_features(recipe: Recipe) -> None:
+    train = load_splits(recipe).train
+    rows = np.arange(len(train))[::-1]
+    other = train.with_captions_of(rows)
+    assert [other.texts(row) for row in range(len(train))] == [train.texts(int(row)) for row in rows]
+    assert other.fingerprint() == train.fingerprint()
+    assert other.images is train.images
+    assert train.select(rows).fingerprint() != train.fingerprint()  # the control
