@@ -84,7 +84,9 @@ def test_a_starting_model_leaves_out_what_it_decides() -> None:
     section = recipe(model={"init_from": "runs/a", "logit_scale": 20.0, "text": {"freeze": True}}).model
     written = section.model_dump(mode="json")
     assert set(written) == {"init_from", "image", "text", "logit_scale"}
-    assert set(written["text"]) == {"freeze", "freeze_until_epoch", "lora", "learning_rate", "layer_decay"}
+    assert set(written["text"]) == {
+        "freeze", "freeze_until_epoch", "keep_statistics", "lora", "learning_rate", "layer_decay",
+    }  # fmt: skip
     assert section.says("logit_scale")
     assert section.says("text.freeze")
     assert not section.says("image.head")

@@ -196,7 +196,9 @@ def test_resumed_is_uninterrupted_and_its_config_runs_again(sources, data, tmp_p
     config = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())
     assert config["model"]["init_from"] == str(sources["clip"])
     assert set(config["model"]) == {"init_from", "image", "text", "embedding_dim"}
-    assert set(config["model"]["text"]) == {"freeze", "freeze_until_epoch", "lora", "learning_rate", "layer_decay"}
+    assert set(config["model"]["text"]) == {
+        "freeze", "freeze_until_epoch", "keep_statistics", "lora", "learning_rate", "layer_decay",
+    }  # fmt: skip
 
     again = load_recipe(tmp_path / "whole" / "config.yaml", [f"run.dir={tmp_path / 'again'}"])
     half = again.model_copy(update={"train": again.train.model_copy(update={"max_minutes": 1e-9})})

@@ -123,6 +123,7 @@ class TimeForecast:
         saving: models (at most: one behind every evaluation) and checkpoints.
         final: the judgement on the test splits.
         stopped_after: ``train.max_minutes`` in seconds, where that ends the run.
+        folds: the steps of the models that ``noise.method=cross_fit`` trains beforehand, which that does not end.
     """
 
     start: float
@@ -132,6 +133,7 @@ class TimeForecast:
     saving: float
     final: float
     stopped_after: float | None = None
+    folds: float = 0.0
 
     @property
     def training(self) -> float:
@@ -149,7 +151,7 @@ class TimeForecast:
         loop = self.warm_up + self.training + self.evaluations + self.saving
         if self.stopped_after is not None:
             loop = min(loop, self.stopped_after)
-        return self.start + self.features + loop + self.final
+        return self.start + self.features + self.folds + loop + self.final
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mmcl.config import Recipe
 from mmcl.data.cache_folder import cache_folder
 from mmcl.plan.fitting import Growth
 from mmcl.plan.forecast import DiskForecast, MemoryForecast, PhaseForecast, TimeForecast
@@ -142,8 +143,15 @@ def time_forecast(measured: Measured, rows: int) -> TimeForecast:
         phases=found,
         saving=saving,
         final=last["final"]["seconds"] if "final" in last else 0.0,
+        folds=folds_share(recipe) * training,
         stopped_after=60 * minutes if minutes is not None and 60 * minutes < loop else None,
     )
+
+
+def folds_share(recipe: Recipe) -> float:
+    """Steps that cross-fitting makes before a run, as a share of the run's own: each fold's model sees the others."""
+    noise = recipe.noise
+    return noise.fold_share * (noise.folds - 1) if noise.method == "cross_fit" else 0.0
 
 
 def _step_seconds(measured: Measured, answer: dict[str, Any], rows: int) -> float:

@@ -72,6 +72,8 @@ def _time(plan: Plan) -> list[str]:
     parts = [f"start {duration(time.start)}"]
     if plan.features:
         parts.append(f"features {_features(plan)}")
+    if time.folds:
+        parts.append(f"models of the folds {duration(time.folds)}")
     parts.append(f"steps {duration(time.warm_up + time.training)}")
     if evaluations:
         parts.append(f"{counted(evaluations, 'evaluation')} {duration(time.evaluations)}")

@@ -16,6 +16,7 @@ from mmcl.plan import processes
 from mmcl.plan.forecast import Plan
 from mmcl.plan.measurement import Measurement
 from mmcl.plan.planning import make_plan
+from mmcl.plan.sentences import sentences
 from mmcl.plan.variants import phases
 
 SMALL = Path(__file__).parents[1] / "training" / "small.yaml"
@@ -127,6 +128,14 @@ def test_what_judges_before_and_after_is_told(tmp_path: Path, trained: tuple[Any
     plan = plan_of(tmp_path, start, "evaluate.wise_ft.enabled=true", "evaluate.before=[shapes:validation]")
     assert any("judges 11 models on validation and on 1 further data" in line for line in plan.unknown)
     assert plan.disk.run - plain.disk.run >= 1.9 * plan.disk.model  # the starting model and the fine-tuned one
+
+
+def test_the_models_of_cross_fitting_are_counted(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "noise={method: cross_fit, folds: 3, fold_share: 0.5}", "evaluate.tasks=[]")
+    assert plan.time.folds == pytest.approx(plan.time.training)  # three of two thirds of half the steps
+    without = plan.time.total - plan.time.folds
+    assert plan.time.start + plan.time.training <= without < plan.time.total
+    assert "models of the folds" in " ".join(sentences(plan))
 
 
 def test_what_auto_chose_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
