@@ -4,14 +4,8 @@ from mmcl.builders.auditing import audit_data
 from mmcl.builders.batches import BATCHES
 from mmcl.builders.evaluation import EVALUATORS, build_evaluator, build_evaluators, evaluate, run_evaluators
 from mmcl.builders.mining import mine_negatives
-from mmcl.builders.training import (
-    CHANCE_LOSSES,
-    LOSSES,
-    OBJECTIVES,
-    TrainingRun,
-    build_objective,
-    train,
-)
+from mmcl.builders.objective import CHANCE_LOSSES, LOSSES, OBJECTIVES, build_objective
+from mmcl.builders.training import TrainingRun, train
 
 __all__ = [
     "BATCHES",

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmcl.config import Recipe
+from mmcl.data.caption_groups import stated_group_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.embedder import DualEncoderEmbedder, embed_images
 from mmcl.errors import ConfigError
@@ -143,7 +144,7 @@ class CrossFit:
     ) -> None:
         self._recipe, self._train, self._run = recipe, train, run
         self._cache, self._device, self._progress = cache, device, progress
-        groups = train.group_ids().numpy()
+        groups = stated_group_ids(train).numpy()
         self.folds = fold_of_rows(groups, recipe.noise.folds, seed=recipe.run.seed)
 
     def losses(self, train_fold: TrainFold) -> tuple[Tensor, TrainingResult | None]:

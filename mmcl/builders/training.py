@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,42 +15,25 @@ import torch
 from mmcl.auto_recipe import early_precision
 from mmcl.builders.automatic import settle_recipe
 from mmcl.builders.batches import build_batches
-from mmcl.builders.cross_fitting import CrossFit, caption_donors
-from mmcl.builders.evaluation import build_evaluators, run_evaluators
+from mmcl.builders.cross_fitting import CrossFit
 from mmcl.builders.forgetting import BeforeAndAfter, restore_finetuned
+from mmcl.builders.judging import build_judge, judge_best
+from mmcl.builders.objective import build_objective
+from mmcl.builders.pair_judging import judged_donors, list_suspicious_pairs
 from mmcl.builders.starting_models import build_starting_model
-from mmcl.config import EvaluateSection, LossSection, Recipe, load_recipe
+from mmcl.config import Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
-from mmcl.data.caption_groups import claim_ids
+from mmcl.data.caption_groups import claim_ids, stated_group_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.splits.training_splits import Splits, load_splits
-from mmcl.embedder import DualEncoderEmbedder
-from mmcl.errors import ConfigError
-from mmcl.evaluation.blind import BlindEmbedder
 from mmcl.hub.merging.training_effect import TrainingEffect
 from mmcl.logs import get_logger
-from mmcl.losses.barlow_twins import barlow_twins
-from mmcl.losses.dcl import dcl
-from mmcl.losses.info_nce import info_nce
-from mmcl.losses.nt_xent import nt_xent
-from mmcl.losses.sigmoid import sigmoid
-from mmcl.losses.triplet import triplet
-from mmcl.losses.vicreg import vicreg
 from mmcl.models.adapters.lora import attach_lora
 from mmcl.models.adapters.saving import save_adapters
 from mmcl.models.dual_encoder import DualEncoder
 from mmcl.models.freezing import apply_freezing, parameter_groups
-from mmcl.models.heads import num_members
-from mmcl.models.saving import from_pretrained, save_pretrained
-from mmcl.negatives.hardness import HardnessSchedule
-from mmcl.noise.feature_mixup import FeatureMixup
-from mmcl.noise.listing import FILE as SUSPICIOUS_PAIRS
-from mmcl.noise.listing import write_suspicious_pairs
-from mmcl.noise.trust import FIT_TO_JUDGE, TRUSTED, PairTrust
-from mmcl.objectives.image_text import ImageTextObjective
-from mmcl.objectives.kept_structure import KeptStructure
-from mmcl.objectives.member_losses import on_members
-from mmcl.objectives.whole_batch import PairLoss, on_whole_batch
+from mmcl.models.saving import save_pretrained
+from mmcl.noise.trust import PairTrust
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
 from mmcl.training.checkpoint import has_checkpoint, replace_folder
 from mmcl.training.inputs import TrainingInputs
@@ -67,40 +48,7 @@ from mmcl.training.trainer import Trainer
 
 log = get_logger(__name__)
 
-# loss.name -> the function; its options are the keys that config.LOSS_OPTIONS lists.
-LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "info_nce": info_nce,
-    "sigmoid": sigmoid,
-    "dcl": on_whole_batch(dcl, takes_temperature=True),
-    "nt_xent": on_whole_batch(nt_xent, takes_temperature=True),
-    "triplet": on_whole_batch(triplet, takes_groups=True),
-    "barlow_twins": on_whole_batch(barlow_twins, unit_variance=True),
-    "vicreg": on_whole_batch(vicreg, unit_variance=True),
-}
-LOSSES_OF_PAIRS_ALONE = ("dcl", "nt_xent", "barlow_twins", "vicreg")  # to them rows of one group are strangers
-
-
-def _sigmoid_chance(rows: int, captions: int, images: int) -> float:
-    """Every decision answered "no" as often as it is right, by one logit for all of them."""
-    decisions = rows + captions + images
-    return math.log(decisions) - (decisions - 1) * math.log1p(-1 / decisions) if decisions > 1 else 0.0
-
-
-# loss.name -> its value where a model cannot tell a batch's rows, further captions and further images apart; the others
-# have none.
-CHANCE_LOSSES: dict[str, Callable[[int, int, int], float]] = {
-    "info_nce": lambda rows, captions, images: (math.log(rows + captions) + math.log(rows + images)) / 2,
-    "sigmoid": _sigmoid_chance,
-    "dcl": lambda rows, *_: math.log(max(1, 2 * rows - 2)),
-    "nt_xent": lambda rows, *_: math.log(2 * rows - 1),
-}
-OBJECTIVES: dict[str, type[torch.nn.Module]] = {"image_text": ImageTextObjective}
-
 VOCABULARY_ROWS = 1_000_000  # rows whose captions make a tiny tower's vocabulary
-METRIC_ROWS = 200  # rows that usually show what an evaluation measures
-
-
-# -- training ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -170,48 +118,6 @@ def _replace_model(model: DualEncoder, folder: Path) -> None:
             replace_folder(partial, target)
 
 
-def build_judge(
-    recipe: Recipe, model: DualEncoder, splits: Splits, cache: FeatureCache | None, device: Any
-) -> Callable[[], dict[str, Any]] | None:
-    """What judges the model during training; None where there is nothing to judge on.
-
-    Raises:
-        ConfigError: ``evaluate.metric`` is none that these data allow, or what needs evaluations has none.
-    """
-    section, validation = recipe.evaluate, splits.validation
-    evaluators = []
-    if validation is not None:
-        evaluators = build_evaluators(validation, section, tasks=section.tasks, confidence=False, train=splits.train)
-    if not evaluators:
-        for key, wanted in (
-            ("schedule.name=plateau", recipe.schedule.name == "plateau"),
-            ("evaluate.early_stopping", section.early_stopping is not None),
-        ):
-            if wanted:
-                raise ConfigError(f"{key} needs evaluations; give data.split.validation and evaluate.tasks")
-        return None
-    _check_metric(section, splits)
-    embedder = DualEncoderEmbedder(model, device=device, features=cache)
-    return lambda: run_evaluators(evaluators, embedder)
-
-
-def _check_metric(section: EvaluateSection, splits: Splits) -> None:
-    """A wrong ``evaluate.metric`` is told before training, not after its first hour."""
-    validation, found = splits.validation, {}
-    for rows in dict.fromkeys((min(len(validation), METRIC_ROWS), len(validation))):
-        part = validation.select(range(rows))
-        evaluators = build_evaluators(part, section, tasks=section.tasks, confidence=False, train=splits.train)
-        found = run_evaluators(evaluators, BlindEmbedder())
-        if isinstance(found.get(section.metric), (int, float)):
-            return
-    numbers = sorted(name for name, value in found.items() if isinstance(value, (int, float)))
-    near = difflib.get_close_matches(section.metric, numbers, n=1)
-    raise ConfigError(
-        f"evaluate.metric is {section.metric!r}; evaluate.tasks measure {', '.join(numbers)} on {validation.name}"
-        + (f"; did you mean {near[0]!r}?" if near else "")
-    )
-
-
 def train(
     recipe: Recipe | str | Path,
     overrides: Sequence[str] = (),
@@ -271,11 +177,12 @@ def train(
             accelerator.end_training()
             return TrainingRun(run.path, recipe, broken_off, {}, *_sizes(model))
         accelerator.free_memory()
-        judged = PairTrust(recipe.noise, claim_ids(splits.train))
-        learnt = replace(splits, train=_repaired(recipe, judged, splits.train, pair_losses))
+        judged = PairTrust(recipe.noise, claim_ids(splits.train), stated_group_ids(splits.train))
+        donors = judged_donors(recipe, judged, splits.train, pair_losses)
+        learnt = replace(splits, train=splits.train.with_captions_of(donors))
     trainer = build_trainer(recipe, model, learnt, run, skips, accelerator, cache=cache, display=display)
     if judged is not None:
-        trainer.objective.trust.judge(*pair_losses.unbind(1))
+        trainer.objective.trust.take_over(judged, torch.from_numpy(donors))
     if not resume:
         run.begin(values)
     if recipe.run.tracker != "none":
@@ -290,37 +197,13 @@ def train(
     result = trainer.fit(resume=resume)
     metrics, effect = {}, None
     if accelerator.is_main_process:
-        _list_suspicious_pairs(run, judged or trainer.objective.trust, splits.train)
+        list_suspicious_pairs(run, judged or trainer.objective.trust, splits.train)
     if accelerator.is_main_process and not result.interrupted:
         effect = None if ends is None else ends.finish(step=result.progress.step)
         metrics = judge_best(recipe, run, splits, device=accelerator.device, cache=cache)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return TrainingRun(run.path, recipe, result, metrics, *_sizes(model), effect)
-
-
-def _repaired(recipe: Recipe, trust: PairTrust, train: ImageTextDataset, losses: torch.Tensor) -> ImageTextDataset:
-    """Judge the pairs; what is trained on, with a trusted caption for those that are left out and have one.
-
-    Rows that take another's caption lose their losses: they count as that caption's rows do.
-    """
-    fitness = trust.judge(*losses.unbind(1))
-    if fitness < FIT_TO_JUDGE:
-        log.warning(
-            "noise.method=cross_fit does nothing: the models of the folds tell %.0f %% of the pairs from pairs made "
-            "wrong, and half would be chance; raise noise.fold_share or train.epochs, or make them learn first",
-            100 * fitness,
-        )
-        return train
-    rows = np.arange(len(train))
-    donors = caption_donors(trust, train.group_ids().numpy()) if recipe.noise.repair else rows
-    losses[torch.from_numpy(donors != rows)] = torch.nan
-    log.info(
-        "cross-fitting: %d of %d pairs look wrong; %d are left out, and %d of these come back with a caption of their "
-        "group",
-        int((trust.clean < TRUSTED).sum()), len(train), int((trust.weights == 0).sum()), int((donors != rows).sum()),
-    )  # fmt: skip
-    return train.with_captions_of(donors) if (donors != rows).any() else train
 
 
 def _sizes(model: DualEncoder) -> tuple[int, int]:
@@ -351,63 +234,6 @@ def _train_fold(
     accelerator.wait_for_everyone()
     torch.manual_seed(recipe.run.seed + 7919 * accelerator.process_index)
     return model, trainer.fit(resume=resume)
-
-
-def build_objective(recipe: Recipe, model: DualEncoder, train: ImageTextDataset | None = None) -> ImageTextObjective:
-    """The training method of a recipe, around a model whose towers are frozen as at the start.
-
-    Args:
-        recipe: what is asked for.
-        model: what is trained.
-        train: the training split, whose pairs ``noise.method`` judges; without it all are trusted.
-    """
-    section, alpha = recipe.loss, recipe.train.feature_mixup
-    judged = recipe.noise.method != "none" and train is not None
-    if set(section.names) & set(LOSSES_OF_PAIRS_ALONE) and recipe.batches.name != "unique_groups":
-        log.info(
-            "loss.name=%s takes rows of one group for negatives of one another; batches.name=unique_groups keeps them "
-            "apart",
-            section.name,
-        )
-    growing = section.hardness_schedule != "constant"
-    return ImageTextObjective(
-        model,
-        _loss(section, num_members(model.image.head)),
-        use_groups=section.positives == "group",
-        negatives=recipe.negatives,
-        hardness_schedule=HardnessSchedule(section.hardness, section.hardness_schedule) if growing else None,
-        trust=PairTrust(recipe.noise, claim_ids(train)) if judged else None,
-        mixup=FeatureMixup(alpha, seed=recipe.run.seed) if alpha > 0 else None,
-        structure=_structure(section, num_members(model.image.head)),
-        # Where few negatives of a row count, nobody knows beforehand how many.
-        chance=_chance(section) if section.mining == "none" else None,
-        **section.options,
-    )
-
-
-def _loss(section: LossSection, members: int) -> PairLoss:
-    """The loss of a model whose heads have so many members."""
-    if members == 1:
-        return LOSSES[section.name]
-    if not section.members:
-        return on_members([LOSSES[section.name]] * members)
-    if len(section.members) != members:
-        raise ConfigError(f"loss.members are {len(section.members)}, and the model's heads have {members} members")
-    losses = [functools.partial(LOSSES[one.name], **one.options) for one in section.members]
-    return on_members(losses, [one.logit_scale for one in section.members])
-
-
-def _structure(section: LossSection, members: int) -> KeptStructure | None:
-    kept = KeptStructure({"image": section.image_structure, "text": section.text_structure}, members=members)
-    return kept if kept.weights else None
-
-
-def _chance(section: LossSection) -> Callable[[int, int, int], float] | None:
-    """Chance of the mean over members; None where one of them has none."""
-    each = [CHANCE_LOSSES.get(name) for name in section.names]
-    if None in each:
-        return None
-    return lambda *counts: sum(chance(*counts) for chance in each) / len(each)
 
 
 def build_trainer(
@@ -467,44 +293,3 @@ def _batches(recipe: Recipe, train: ImageTextDataset, model: DualEncoder, rows: 
     if rows is None:
         return build_batches(recipe, train, model)
     return SomeRows(build_batches(recipe, train.select(rows), model), rows)
-
-
-def _list_suspicious_pairs(run: RunFolder, trust: PairTrust | None, train: ImageTextDataset) -> None:
-    if trust is None:
-        return
-    path = run.path / SUSPICIOUS_PAIRS
-    if trust.looks_on and not trust.has_begun:
-        log.warning(
-            "noise.method=%s did nothing: the run ended within noise.warmup_epochs=%d epochs",
-            trust.section.method,
-            trust.section.warmup_epochs,
-        )
-    listed = write_suspicious_pairs(
-        path, trust, name=lambda row: str(train.value("id", row) or row), caption=lambda row: train.texts(row)[0]
-    )
-    log.info(
-        "%d of %d training pairs look more likely wrong than right: %s lists them. Rare and hard pairs look so "
-        "too: look at them before you leave any out",
-        listed,
-        len(train),
-        path,
-    )
-
-
-def judge_best(
-    recipe: Recipe, run: RunFolder, splits: Splits, *, device: torch.device, cache: FeatureCache | None
-) -> dict[str, dict[str, Any]]:
-    """Load the best model back from the run folder and judge it on the test splits; written to ``evaluation.json``."""
-    if not splits.test:
-        return {}
-    best = from_pretrained(run.model)
-    apply_freezing(best, recipe.model)  # so that towers that never changed find their features in the cache
-    embedder = DualEncoderEmbedder(best, device=device, features=cache)
-    metrics = {
-        name: run_evaluators(
-            build_evaluators(split, recipe.evaluate, tasks=recipe.evaluate.tasks, train=splits.train), embedder
-        )
-        for name, split in splits.test.items()
-    }
-    run.write_json("evaluation.json", metrics)
-    return metrics

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmcl.config.section import Section
 
@@ -45,6 +45,14 @@ class NoiseSection(Section):
         lt=1,
         description="ema_agreement: of the average of the weights; with a queue, negatives.queue_momentum counts",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_earlier_versions_wrote(cls, values: Any) -> Any:
+        # The default of weighting was soft, and stands in the config of every run without a method.
+        if isinstance(values, dict) and values.get("method") == "none" and values.get("weighting") == "soft":
+            return {**values, "weighting": None}
+        return values
 
 
 # The methods that judge pairs by a moving average of the model.

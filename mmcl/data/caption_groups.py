@@ -82,9 +82,24 @@ def twin_ids(dataset: ImageTextDataset) -> np.ndarray:
             return labels[found.groups]
 
 
+def stated_group_ids(dataset: ImageTextDataset) -> Tensor:
+    """(n,) int64: equal for rows that the data put into one ``group``; a row without one stands alone.
+
+    Unlike ``dataset.group_ids()``, rows without a group do not belong together for having the same captions.
+    """
+    rows = pc.binary_join_element_wise("r", pa.array(np.arange(len(dataset))).cast(pa.string()), "\x1f")
+    if dataset.has("group"):
+        groups = dataset.table["group"].cast(pa.string()).combine_chunks()
+        rows = pc.coalesce(pc.binary_join_element_wise("g", groups, "\x1f"), rows)
+    return torch.from_numpy(rows.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64))
+
+
 def claim_ids(dataset: ImageTextDataset) -> Tensor:
-    """(n,) int64: equal for rows of one group with the same first caption, which claim the same and err together."""
-    texts, groups = dataset.table["texts"], dataset.group_ids()
+    """(n,) int64: equal for rows of one stated group with the same first caption, which claim the same, err together.
+
+    Rows without a group each make a claim of their own: one of two images called "a mug" may be one.
+    """
+    texts, groups = dataset.table["texts"], stated_group_ids(dataset)
     first = pc.list_element(texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts, 0)
     captions = torch.from_numpy(first.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64))
     pairs = groups * (int(captions.max()) + 1 if len(captions) else 1) + captions

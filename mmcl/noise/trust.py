@@ -14,6 +14,7 @@ from mmcl.noise.wrong_share import share_below, wrong_probability, wrong_share
 TRUSTED = 0.5  # from this chance of being right on, a pair is
 FIT_TO_JUDGE = 0.6  # of the pairs, at least, a judge must find better than pairs made wrong; 0.5 is chance
 LARGEST_SHARE = 0.9  # of the pairs that may be left out
+FEWEST_OF_A_KIND = 100  # claims, from which on a kind is judged by itself
 
 
 class PairTrust(nn.Module):
@@ -25,7 +26,8 @@ class PairTrust(nn.Module):
 
     With ``cross_fit`` nothing is learnt by looking on: ``judge`` is told all losses before the first step, by models
     that were not trained on these pairs, beside those of pairs made wrong. Held against these, the share of wrong pairs
-    is known and not fitted, and data without any lose next to none.
+    is known and not fitted, and data without any lose next to none. Claims that stand alone against others of their
+    group are more often wrong than those that a whole group makes: each kind is judged by itself.
 
     Pairs that make the same claim (one caption, for images of one group) are judged together, by the mean of their
     losses. All is kept in buffers, so a checkpoint holds it, and all processes that take the same in hold the same.
@@ -33,6 +35,7 @@ class PairTrust(nn.Module):
     Args:
         section: the recipe's ``noise``; its method is not "none".
         claims: (n,) int64, >= 0; equal for rows that make the same claim. n: rows of the training split.
+        groups: (n,) int64; rows that the data say belong together; None: no row belongs to another.
 
     Attributes:
         losses: (n,) float32; NaN: not seen yet.
@@ -43,7 +46,8 @@ class PairTrust(nn.Module):
     Source: the warm-up: Arpit et al. 2017 (arXiv:1706.05394); small_loss: Han et al. 2018 (arXiv:1804.06872), without a
     second network, and among all pairs, by their moving averages, in place of each batch; mixture: Li et al. 2020
     (arXiv:2002.07394) section 3.1, without a second network; cross_fit: Northcutt et al. 2021 (arXiv:1911.00068),
-    pruned by noise rate, with the rate and odds of ``mmcl.noise.wrong_share``.
+    pruned by noise rate, with the rate and odds of ``mmcl.noise.wrong_share``; kinds apart: Sun et al. 2006, Stratified
+    false discovery control.
 
     Example:
         >>> import torch
@@ -53,10 +57,12 @@ class PairTrust(nn.Module):
         [1.0, 0.0]
     """
 
-    def __init__(self, section: NoiseSection, claims: Tensor) -> None:
+    def __init__(self, section: NoiseSection, claims: Tensor, groups: Tensor | None = None) -> None:
         super().__init__()
         self.section = section
+        groups = torch.arange(len(claims)) if groups is None else groups
         self.register_buffer("claims", claims.clone(), persistent=False)
+        self.register_buffer("groups", groups.clone(), persistent=False)
         self.register_buffer("losses", torch.full((len(claims),), torch.nan))
         self.register_buffer("clean", torch.ones(len(claims)))
         self.register_buffer("weights", torch.ones(len(claims)))
@@ -123,18 +129,42 @@ class PairTrust(nn.Module):
         known = ~ours.isnan()
         # A claim counts once, however many images it is made of: as many losses are held against as many.
         first = _first_of_each(claims[known])
-        one_each = ours[known][first], wrong[known][first]
-        fitness = share_below(*one_each)
+        losses, made_wrong = ours[known][first], wrong[known][first]
+        fitness = share_below(losses, made_wrong)
         if fitness < FIT_TO_JUDGE:
             return fitness
-        clean, weights = torch.ones(len(ours)), torch.ones(len(ours))
-        clean[known] = 1 - wrong_probability(*one_each)[claims[known].unique(return_inverse=True)[1]]
-        weights[known] = clean[known]
-        if self.section.weighting != "soft":
-            weights[known] = smallest(ours[known], min(wrong_share(*one_each), LARGEST_SHARE))
-        self.clean.copy_(clean)
-        self.weights.copy_(weights)
+        kinds = claim_kinds(claims, self.groups.cpu())[known][first]
+        whole = self._judged(losses, made_wrong)
+        of_claims = torch.empty_like(whole)
+        for kind in kinds.unique():
+            part = kinds == kind
+            enough = int(part.sum()) >= FEWEST_OF_A_KIND
+            of_claims[:, part] = self._judged(losses[part], made_wrong[part]) if enough else whole[:, part]
+        place = claims[known].unique(return_inverse=True)[1]
+        for kept, values in zip((self.clean, self.weights), of_claims):
+            filled = torch.ones(len(ours))
+            filled[known] = values[place]
+            kept.copy_(filled)
         return fitness
+
+    def _judged(self, losses: Tensor, made_wrong: Tensor) -> Tensor:
+        """(2, k) how likely claims are right, and what they weigh."""
+        clean = 1 - wrong_probability(losses, made_wrong)
+        if self.section.weighting == "soft":
+            return torch.stack([clean, clean])
+        return torch.stack([clean, smallest(losses, min(wrong_share(losses, made_wrong), LARGEST_SHARE))])
+
+    @torch.no_grad()
+    def take_over(self, judged: PairTrust, rows: Tensor) -> None:
+        """Trust pairs as another does, that has judged: each as its pair of some row.
+
+        Args:
+            judged: of as many pairs.
+            rows: (n,) int64, the row whose caption each pair has.
+        """
+        for name in ("losses", "clean", "weights"):
+            own, other = getattr(self, name), getattr(judged, name)
+            own.copy_(other[rows.to(other.device)])
 
     @torch.no_grad()
     def take(self, rows: Tensor, losses: Tensor) -> None:
@@ -191,6 +221,27 @@ class PairTrust(nn.Module):
         if not self.has_begun:
             return {}
         return {"noise/clean_share": self.clean.mean(), "noise/mean_weight": self.weights.mean()}
+
+
+def claim_kinds(claims: Tensor, groups: Tensor) -> Tensor:
+    """(n,) int64 in [0, 4): 1 where several rows make the claim, and 2 more where others of the group contradict it.
+
+    Args:
+        claims: (n,) int64, >= 0.
+        groups: (n,) int64, >= 0.
+
+    Example:
+        >>> import torch
+        >>> claim_kinds(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([0, 0, 1, 1, 2])).tolist()
+        [1, 1, 2, 2, 0]
+    """
+
+    def rows_of(ids: Tensor) -> Tensor:
+        _, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+        return counts[inverse]
+
+    of_claim = rows_of(claims)
+    return (of_claim > 1).long() + 2 * (rows_of(groups) > of_claim).long()
 
 
 def _first_of_each(ids: Tensor) -> Tensor:

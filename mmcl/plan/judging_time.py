@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmcl.builders.training import build_judge
+from mmcl.builders.judging import build_judge
 from mmcl.config import Recipe
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.splits.training_splits import Splits

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from mmcl.builders.training import build_model, build_trainer, judge_best
+from mmcl.builders.judging import judge_best
+from mmcl.builders.training import build_model, build_trainer
 from mmcl.config import Recipe
 from mmcl.data.splits.training_splits import Splits, load_splits
 from mmcl.models.saving import from_pretrained

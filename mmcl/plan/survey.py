@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mmcl.builders.batches import build_batches
-from mmcl.builders.training import LOSSES_OF_PAIRS_ALONE
+from mmcl.builders.objective import LOSSES_OF_PAIRS_ALONE
 from mmcl.config import Recipe
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.splits.training_splits import Splits

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from mmcl.batch import SkippedRow
-from mmcl.config import parse_yaml
+from mmcl.config import parse_yaml, recipe_from_tree
 from mmcl.errors import ConfigError
 
 CONFIG, METRICS, SKIPPED, FINDINGS = "config.yaml", "metrics.jsonl", "skipped.jsonl", "findings.jsonl"
@@ -149,7 +149,11 @@ class RunFolder:
             raise ConfigError(f"--resume: {self.path} holds no run; leave --resume out to start one, or set run.dir")
         before = parse_yaml((self.path / CONFIG).read_text(encoding="utf-8"), source=str(self.path / CONFIG))
         before.pop("environment", None)
-        old, new = _flat(before), _flat(recipe)
+        # As a recipe, so that keys which came with a later version have their defaults and do not count as changed.
+        old, new = (
+            _flat(recipe_from_tree(before, source=str(self.path / CONFIG)).model_dump(mode="json")),
+            _flat(recipe),
+        )
         changed = [
             f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
             for key in sorted(old.keys() | new.keys())

@@ -1,11 +1,11 @@
-"""Rows that claim the same: one caption, for images of one group."""
+"""Rows that the data put into one group, and rows that claim the same: one caption, for images of one group."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 import torch
 
-from mmcl.data.caption_groups import claim_ids
+from mmcl.data.caption_groups import claim_ids, stated_group_ids
 from mmcl.data.dataset import ImageTextDataset
 
 
@@ -19,7 +19,7 @@ class NoImages:
         return self._rows
 
 
-def claims(texts: list[list[str]], groups: list[str] | None = None) -> list[int]:
+def claims(texts: list[list[str]], groups: list[str | None] | None = None) -> list[int]:
     columns = {"texts": pa.array(texts, pa.list_(pa.string()))} | (
         {} if groups is None else {"group": pa.array(groups)}
     )
@@ -36,6 +36,17 @@ def test_group_and_first_caption_make_a_claim() -> None:
     assert sorted(set(found)) == list(range(4))
 
 
-def test_without_groups_equal_captions_claim_the_same() -> None:
-    found = claims([["cat"], ["dog"], ["cat"]])
-    assert found[0] == found[2] != found[1]
+def test_without_a_group_each_row_makes_a_claim_of_its_own() -> None:
+    assert len(set(claims([["cat"], ["dog"], ["cat"]]))) == 3
+    found = claims([["cat"], ["cat"], ["cat"], ["cat"]], ["a", None, "a", None])
+    assert found[0] == found[2]
+    assert len(set(found)) == 3
+
+
+def test_stated_groups_are_not_made_of_captions() -> None:
+    columns = {"texts": pa.array([["cat"]] * 4, pa.list_(pa.string())), "group": pa.array(["r1", "b", "b", None])}
+    dataset = ImageTextDataset(NoImages(4), pa.table(columns), name="made")
+    assert stated_group_ids(dataset).tolist() == [0, 1, 1, 2]
+    without = ImageTextDataset(NoImages(4), pa.table({"texts": columns["texts"]}), name="made")
+    assert stated_group_ids(without).tolist() == [0, 1, 2, 3]
+    assert without.group_ids().tolist() == [0, 0, 0, 0]  # the control

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from small_runs import (
     in_child,
     metric_records,
     script_arguments,
+    small_recipe,
     small_run,
     step_records,
     train_script,
@@ -23,6 +25,7 @@ from small_runs import (
 
 from mmcl.errors import ConfigError
 from mmcl.training.checkpoint import Checkpoint, has_checkpoint, read_checkpoint, write_checkpoint
+from mmcl.training.runs import RunFolder
 
 # All that draws random numbers, and all that keeps a state.
 EVERYTHING = (
@@ -358,3 +361,21 @@ def test_config_holds_the_recipe_and_where_it_ran(tmp_path: Path) -> None:
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["train"]["batch_size"] == 16
     assert torch.__version__.startswith(config["environment"]["packages"]["torch"])
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path / "run").model_dump(mode="json")
+    earlier = copy.deepcopy(recipe)
+    del earlier["noise"]["folds"], earlier["loss"]["text_structure"]  # keys it did not have
+    earlier["noise"]["weighting"] = "soft"  # its default
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.begin(earlier)
+    folder.prepare(recipe, resume=True)
+    for key, value in (("folds", 3), ("weighting", "drop")):
+        folder.begin({**recipe, "noise": {**recipe["noise"], "method": "cross_fit", key: value}})
+        with pytest.raises(ConfigError, match=rf"begun with another recipe \(noise.*{key}: "):
+            folder.prepare(recipe, resume=True)
+    folder.begin({**recipe, "noise": {**recipe["noise"], "weighting": "drop"}})
+    with pytest.raises(ConfigError, match="config.yaml: noise.weighting goes with a noise.method"):
+        folder.prepare(recipe, resume=True)
