@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from mmcl.builders.pair_judging import claims_of
 from mmcl.config import LossSection, Recipe
-from mmcl.data.caption_groups import claim_ids, stated_group_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.errors import ConfigError
 from mmcl.logs import get_logger
@@ -85,7 +85,7 @@ def build_objective(recipe: Recipe, model: DualEncoder, train: ImageTextDataset 
         use_groups=section.positives == "group",
         negatives=recipe.negatives,
         hardness_schedule=HardnessSchedule(section.hardness, section.hardness_schedule) if growing else None,
-        trust=PairTrust(recipe.noise, claim_ids(train), stated_group_ids(train)) if judged else None,
+        trust=PairTrust(recipe.noise, claims_of(train)) if judged else None,
         mixup=FeatureMixup(alpha, seed=recipe.run.seed) if alpha > 0 else None,
         structure=_structure(section, num_members(model.image.head)),
         # Where few negatives of a row count, nobody knows beforehand how many.

@@ -7,15 +7,22 @@ import torch
 
 from mmcl.builders.cross_fitting import caption_donors
 from mmcl.config import Recipe
-from mmcl.data.caption_groups import stated_group_ids
+from mmcl.data.caption_groups import first_caption_ids, stated_group_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.logs import get_logger
+from mmcl.noise.beforehand import FIT_TO_JUDGE
+from mmcl.noise.claims import Claims
 from mmcl.noise.listing import FILE as SUSPICIOUS_PAIRS
 from mmcl.noise.listing import write_suspicious_pairs
-from mmcl.noise.trust import FIT_TO_JUDGE, TRUSTED, PairTrust
+from mmcl.noise.trust import TRUSTED, PairTrust
 from mmcl.training.runs import RunFolder
 
 log = get_logger(__name__)
+
+
+def claims_of(train: ImageTextDataset) -> Claims:
+    """What the pairs of a split claim: a caption, of all images of a stated group or of one image."""
+    return Claims(stated_group_ids(train), first_caption_ids(train))
 
 
 def judged_donors(recipe: Recipe, trust: PairTrust, train: ImageTextDataset, losses: torch.Tensor) -> np.ndarray:

@@ -19,11 +19,10 @@ from mmcl.builders.cross_fitting import CrossFit
 from mmcl.builders.forgetting import BeforeAndAfter, restore_finetuned
 from mmcl.builders.judging import build_judge, judge_best
 from mmcl.builders.objective import build_objective
-from mmcl.builders.pair_judging import judged_donors, list_suspicious_pairs
+from mmcl.builders.pair_judging import claims_of, judged_donors, list_suspicious_pairs
 from mmcl.builders.starting_models import build_starting_model
 from mmcl.config import Recipe, load_recipe
 from mmcl.data.cache_folder import cache_folder
-from mmcl.data.caption_groups import claim_ids, stated_group_ids
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.splits.training_splits import Splits, load_splits
 from mmcl.hub.merging.training_effect import TrainingEffect
@@ -177,7 +176,7 @@ def train(
             accelerator.end_training()
             return TrainingRun(run.path, recipe, broken_off, {}, *_sizes(model))
         accelerator.free_memory()
-        judged = PairTrust(recipe.noise, claim_ids(splits.train), stated_group_ids(splits.train))
+        judged = PairTrust(recipe.noise, claims_of(splits.train))
         donors = judged_donors(recipe, judged, splits.train, pair_losses)
         learnt = replace(splits, train=splits.train.with_captions_of(donors))
     trainer = build_trainer(recipe, model, learnt, run, skips, accelerator, cache=cache, display=display)

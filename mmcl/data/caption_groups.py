@@ -85,7 +85,8 @@ def twin_ids(dataset: ImageTextDataset) -> np.ndarray:
 def stated_group_ids(dataset: ImageTextDataset) -> Tensor:
     """(n,) int64: equal for rows that the data put into one ``group``; a row without one stands alone.
 
-    Unlike ``dataset.group_ids()``, rows without a group do not belong together for having the same captions.
+    Unlike ``dataset.group_ids()``, rows without a group do not belong together for having the same captions: one of two
+    images called "a mug" may be one.
     """
     rows = pc.binary_join_element_wise("r", pa.array(np.arange(len(dataset))).cast(pa.string()), "\x1f")
     if dataset.has("group"):
@@ -94,13 +95,8 @@ def stated_group_ids(dataset: ImageTextDataset) -> Tensor:
     return torch.from_numpy(rows.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
-def claim_ids(dataset: ImageTextDataset) -> Tensor:
-    """(n,) int64: equal for rows of one stated group with the same first caption, which claim the same, err together.
-
-    Rows without a group each make a claim of their own: one of two images called "a mug" may be one.
-    """
-    texts, groups = dataset.table["texts"], stated_group_ids(dataset)
+def first_caption_ids(dataset: ImageTextDataset) -> Tensor:
+    """(n,) int64: equal for rows with the same first caption."""
+    texts = dataset.table["texts"]
     first = pc.list_element(texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts, 0)
-    captions = torch.from_numpy(first.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64))
-    pairs = groups * (int(captions.max()) + 1 if len(captions) else 1) + captions
-    return pairs.unique(return_inverse=True)[1]
+    return torch.from_numpy(first.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64))

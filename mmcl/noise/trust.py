@@ -7,14 +7,12 @@ from torch import Tensor, nn
 
 from mmcl.config.noise_sections import METHODS_WITH_EMA, NoiseSection
 from mmcl.errors import ShapeError
+from mmcl.noise.beforehand import judged_beforehand
+from mmcl.noise.claims import Claims
 from mmcl.noise.selection import dropped_share, mean_by, smallest
 from mmcl.noise.two_components import clean_probability
-from mmcl.noise.wrong_share import share_below, wrong_probability, wrong_share
 
 TRUSTED = 0.5  # from this chance of being right on, a pair is
-FIT_TO_JUDGE = 0.6  # of the pairs, at least, a judge must find better than pairs made wrong; 0.5 is chance
-LARGEST_SHARE = 0.9  # of the pairs that may be left out
-FEWEST_OF_A_KIND = 100  # claims, from which on a kind is judged by itself
 
 
 class PairTrust(nn.Module):
@@ -26,16 +24,14 @@ class PairTrust(nn.Module):
 
     With ``cross_fit`` nothing is learnt by looking on: ``judge`` is told all losses before the first step, by models
     that were not trained on these pairs, beside those of pairs made wrong. Held against these, the share of wrong pairs
-    is known and not fitted, and data without any lose next to none. Claims that stand alone against others of their
-    group are more often wrong than those that a whole group makes: each kind is judged by itself.
+    is known and not fitted, and data without any lose next to none (``mmcl.noise.beforehand``).
 
     Pairs that make the same claim (one caption, for images of one group) are judged together, by the mean of their
     losses. All is kept in buffers, so a checkpoint holds it, and all processes that take the same in hold the same.
 
     Args:
         section: the recipe's ``noise``; its method is not "none".
-        claims: (n,) int64, >= 0; equal for rows that make the same claim. n: rows of the training split.
-        groups: (n,) int64; rows that the data say belong together; None: no row belongs to another.
+        claims: of the n rows of the training split.
 
     Attributes:
         losses: (n,) float32; NaN: not seen yet.
@@ -45,27 +41,23 @@ class PairTrust(nn.Module):
 
     Source: the warm-up: Arpit et al. 2017 (arXiv:1706.05394); small_loss: Han et al. 2018 (arXiv:1804.06872), without a
     second network, and among all pairs, by their moving averages, in place of each batch; mixture: Li et al. 2020
-    (arXiv:2002.07394) section 3.1, without a second network; cross_fit: Northcutt et al. 2021 (arXiv:1911.00068),
-    pruned by noise rate, with the rate and odds of ``mmcl.noise.wrong_share``; kinds apart: Sun et al. 2006, Stratified
-    false discovery control.
+    (arXiv:2002.07394) section 3.1, without a second network; cross_fit: Northcutt et al. 2021 (arXiv:1911.00068).
 
     Example:
         >>> import torch
-        >>> trust = PairTrust(NoiseSection(method="mixture", warmup_epochs=1), torch.arange(100))
+        >>> trust = PairTrust(NoiseSection(method="mixture", warmup_epochs=1), Claims.alone(100))
         >>> trust.take(torch.arange(100), torch.cat([torch.linspace(0, 1, 70), torch.linspace(5, 6, 30)]))
         >>> trust.of_rows(torch.tensor([0, 99])).round().tolist()
         [1.0, 0.0]
     """
 
-    def __init__(self, section: NoiseSection, claims: Tensor, groups: Tensor | None = None) -> None:
+    def __init__(self, section: NoiseSection, claims: Claims) -> None:
         super().__init__()
-        self.section = section
-        groups = torch.arange(len(claims)) if groups is None else groups
-        self.register_buffer("claims", claims.clone(), persistent=False)
-        self.register_buffer("groups", groups.clone(), persistent=False)
-        self.register_buffer("losses", torch.full((len(claims),), torch.nan))
-        self.register_buffer("clean", torch.ones(len(claims)))
-        self.register_buffer("weights", torch.ones(len(claims)))
+        self.section, self.claims = section, claims
+        self._claim_ids, rows = claims.ids, len(claims.groups)  # on the CPU, where pairs are judged
+        self.register_buffer("losses", torch.full((rows,), torch.nan))
+        self.register_buffer("clean", torch.ones(rows))
+        self.register_buffer("weights", torch.ones(rows))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # pairs of the present epoch
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -120,39 +112,13 @@ class PairTrust(nn.Module):
         Raises:
             ShapeError: there are not n of each.
         """
-        shapes = tuple(losses.shape), tuple(wrong_losses.shape)
-        if shapes != (self.losses.shape, self.losses.shape):
-            raise ShapeError(f"losses need shape {tuple(self.losses.shape)}, got {shapes[0]} and {shapes[1]}")
+        fitness, clean, weights = judged_beforehand(
+            self.claims, losses, wrong_losses, soft=self.section.weighting == "soft"
+        )
         self.losses.copy_(losses)
-        claims = self.claims.cpu()
-        ours, wrong = (mean_by(values.float().cpu(), claims) for values in (losses, wrong_losses))
-        known = ~ours.isnan()
-        # A claim counts once, however many images it is made of: as many losses are held against as many.
-        first = _first_of_each(claims[known])
-        losses, made_wrong = ours[known][first], wrong[known][first]
-        fitness = share_below(losses, made_wrong)
-        if fitness < FIT_TO_JUDGE:
-            return fitness
-        kinds = claim_kinds(claims, self.groups.cpu())[known][first]
-        whole = self._judged(losses, made_wrong)
-        of_claims = torch.empty_like(whole)
-        for kind in kinds.unique():
-            part = kinds == kind
-            enough = int(part.sum()) >= FEWEST_OF_A_KIND
-            of_claims[:, part] = self._judged(losses[part], made_wrong[part]) if enough else whole[:, part]
-        place = claims[known].unique(return_inverse=True)[1]
-        for kept, values in zip((self.clean, self.weights), of_claims):
-            filled = torch.ones(len(ours))
-            filled[known] = values[place]
-            kept.copy_(filled)
+        self.clean.copy_(clean)
+        self.weights.copy_(weights)
         return fitness
-
-    def _judged(self, losses: Tensor, made_wrong: Tensor) -> Tensor:
-        """(2, k) how likely claims are right, and what they weigh."""
-        clean = 1 - wrong_probability(losses, made_wrong)
-        if self.section.weighting == "soft":
-            return torch.stack([clean, clean])
-        return torch.stack([clean, smallest(losses, min(wrong_share(losses, made_wrong), LARGEST_SHARE))])
 
     @torch.no_grad()
     def take_over(self, judged: PairTrust, rows: Tensor) -> None:
@@ -200,7 +166,7 @@ class PairTrust(nn.Module):
                 self._judge()
 
     def _judge(self) -> None:
-        losses = mean_by(self.losses.cpu(), self.claims.cpu())
+        losses = mean_by(self.losses.cpu(), self._claim_ids)
         known = ~losses.isnan()
         clean = torch.ones(len(losses))
         clean[known] = clean_probability(losses[known])
@@ -221,31 +187,3 @@ class PairTrust(nn.Module):
         if not self.has_begun:
             return {}
         return {"noise/clean_share": self.clean.mean(), "noise/mean_weight": self.weights.mean()}
-
-
-def claim_kinds(claims: Tensor, groups: Tensor) -> Tensor:
-    """(n,) int64 in [0, 4): 1 where several rows make the claim, and 2 more where others of the group contradict it.
-
-    Args:
-        claims: (n,) int64, >= 0.
-        groups: (n,) int64, >= 0.
-
-    Example:
-        >>> import torch
-        >>> claim_kinds(torch.tensor([0, 0, 1, 2, 3]), torch.tensor([0, 0, 1, 1, 2])).tolist()
-        [1, 1, 2, 2, 0]
-    """
-
-    def rows_of(ids: Tensor) -> Tensor:
-        _, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
-        return counts[inverse]
-
-    of_claim = rows_of(claims)
-    return (of_claim > 1).long() + 2 * (rows_of(groups) > of_claim).long()
-
-
-def _first_of_each(ids: Tensor) -> Tensor:
-    """The place of the first of each id, ids ascending."""
-    _, inverse = ids.unique(return_inverse=True)
-    places = torch.arange(len(ids))
-    return torch.full((int(inverse.max()) + 1 if len(ids) else 0,), len(ids)).scatter_reduce(0, inverse, places, "amin")

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from mmcl.config import NoiseSection
+from mmcl.noise.claims import Claims
 from mmcl.noise.listing import suspicious_rows, write_suspicious_pairs
 from mmcl.noise.trust import PairTrust
 
 
 def test_the_likeliest_stand_first_and_captions_keep_their_commas(tmp_path: Path) -> None:
-    trust = PairTrust(NoiseSection(method="mixture"), torch.arange(5))
+    trust = PairTrust(NoiseSection(method="mixture"), Claims.alone(5))
     trust.clean.copy_(torch.tensor([0.9, 0.2, 0.5, 0.1, 0.2]))
     trust.losses.copy_(torch.tensor([0.0, 1.0, torch.nan, 4.0, 3.0]))
     path = tmp_path / "pairs.csv"
@@ -29,7 +30,7 @@ def test_the_likeliest_stand_first_and_captions_keep_their_commas(tmp_path: Path
 
 
 def test_before_an_estimate_nothing_is_suspicious(tmp_path: Path) -> None:
-    trust = PairTrust(NoiseSection(method="mixture"), torch.arange(5))
+    trust = PairTrust(NoiseSection(method="mixture"), Claims.alone(5))
     assert suspicious_rows(trust) == []
     assert write_suspicious_pairs(tmp_path / "pairs.csv", trust, name=str, caption=str) == 0
     assert (tmp_path / "pairs.csv").read_text().startswith("row,id,caption,clean_probability")

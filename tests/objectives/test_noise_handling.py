@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmcl.batch import Batch, Embeddings
 from mmcl.config import NoiseSection
 from mmcl.losses import info_nce, sigmoid
+from mmcl.noise.claims import Claims
 from mmcl.noise.feature_mixup import FeatureMixup
 from mmcl.noise.trust import PairTrust
 from mmcl.objectives.image_text import ImageTextObjective
@@ -40,7 +41,7 @@ def embeddings(rows: int = 6) -> Embeddings:
 
 
 def trust(weights: list[float], method: str = "mixture") -> PairTrust:
-    made = PairTrust(NoiseSection(method=method, warmup_epochs=1), torch.arange(len(weights)))
+    made = PairTrust(NoiseSection(method=method, warmup_epochs=1), Claims.alone(len(weights)))
     made.weights.copy_(torch.tensor(weights))
     made.clean.copy_(torch.tensor(weights))
     made.epochs += 1

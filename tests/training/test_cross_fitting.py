@@ -20,6 +20,7 @@ from mmcl.builders.cross_fitting import CrossFit, caption_donors, fold_of_rows, 
 from mmcl.config import NoiseSection, Recipe
 from mmcl.data.splits.training_splits import load_splits
 from mmcl.errors import ConfigError
+from mmcl.noise.claims import Claims
 from mmcl.noise.trust import PairTrust
 from mmcl.training.runs import RunFolder
 
@@ -186,7 +187,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
 
 def test_a_pair_left_out_takes_the_best_trusted_caption_of_its_group() -> None:
     groups = np.array([0, 0, 0, 1, 1, 2])
-    trust = PairTrust(NoiseSection(method="cross_fit"), torch.arange(6))
+    trust = PairTrust(NoiseSection(method="cross_fit"), Claims.alone(6))
     trust.clean.copy_(torch.tensor([0.1, 0.8, 0.9, 0.2, 0.3, 0.1]))
     trust.weights.copy_(torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0]))
     # Row 4 is in, but looks wrong itself; row 5 is alone.
