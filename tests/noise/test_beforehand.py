@@ -103,9 +103,6 @@ def test_a_kind_of_few_claims_is_judged_with_the_rest() -> None:
     alone, losses, made_wrong, _ = contradicted(grouped=False)
     groups = torch.arange(2000)
     losses[:60] = torch.linspace(2.3, 3, 60)  # rivals that fit no better than what is made wrong change nothing
-        torch.arange(2000),
-        torch.linspace(2.3, 3, 60),
-    )  # rivals that fit no better than what is made wrong change nothing
     groups[1:60:2] = groups[0:59:2]  # 60 rows that contradict one another
     few = Claims(groups, alone.captions)
     of_few, of_alone = (judged_beforehand(claims, losses, made_wrong, soft=False)[1] for claims in (few, alone))
