@@ -34,7 +34,7 @@ from mmcl.models.freezing import apply_freezing, parameter_groups
 from mmcl.models.saving import save_pretrained
 from mmcl.noise.trust import PairTrust
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
-from mmcl.training.checkpoint import has_checkpoint, replace_folder
+from mmcl.training.checkpoint import ADAPTERS, has_checkpoint, replace_folder
 from mmcl.training.inputs import TrainingInputs
 from mmcl.training.launch import start_accelerator
 from mmcl.training.optimizers import build_optimizer
@@ -109,7 +109,7 @@ def build_model(recipe: Recipe, train: ImageTextDataset) -> DualEncoder:
 
 def _replace_model(model: DualEncoder, folder: Path) -> None:
     """Write the model, and what adapters it has, beside and move it into place: a kill leaves the earlier one."""
-    adapters = folder.with_name("adapters")
+    adapters = folder.with_name(ADAPTERS)
     for target, write in ((adapters, save_adapters), (folder, save_pretrained)):
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)

@@ -22,7 +22,7 @@ class NoiseSection(Section):
     weighting: Literal["soft", "drop"] | None = Field(
         None,
         description="soft: pairs weigh as likely as they are right; drop: mixture, ema_agreement: 1 from 0.5, else 0; "
-        "cross_fit: those of the largest losses, as many as are wrong, are left out; null: soft, and drop of cross_fit",
+        "cross_fit: as many as are wrong are left out, those that fit worst; null: soft, and drop of cross_fit",
     )
     warmup_epochs: int = Field(
         6, ge=1, description="epochs in which all pairs count: what is right is learnt first (arXiv:1706.05394)"

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mmcl.errors import ConfigError
 
-LAST = "last"
+LAST, BEST = "last", "best_by_schedule"
+ADAPTERS = "adapters"  # beside the model
 WEIGHTS, STATES, RANDOM, PROGRESS = "weights.safetensors", "states.pt", "random.pt", "progress.json"
 
 
@@ -122,6 +123,29 @@ def mend_run(checkpoints: Path, model: Path) -> None:
     for parent in (model.parent, checkpoints):
         for aside in parent.glob(".*.old"):
             mend_folder(parent / aside.name.removeprefix(".").removesuffix(".old"))
+
+
+def set_best_aside(checkpoints: Path, model: Path) -> None:
+    """Keep the best model and its adapters beside the checkpoints: a judgement out of turn may replace them."""
+    aside = checkpoints / BEST
+    shutil.rmtree(aside, ignore_errors=True)
+    for folder in (model, model.with_name(ADAPTERS)):
+        if folder.exists():
+            shutil.copytree(folder, aside / folder.name)
+
+
+def forget_best_aside(checkpoints: Path) -> None:
+    """Nothing has replaced the best model."""
+    shutil.rmtree(checkpoints / BEST, ignore_errors=True)
+
+
+def put_best_back(checkpoints: Path, model: Path) -> None:
+    """What ``set_best_aside`` kept, in its place again; a run that goes on is as one that was never stopped."""
+    for folder in (model, model.with_name(ADAPTERS)):
+        kept = checkpoints / BEST / folder.name
+        if kept.exists():
+            replace_folder(kept, folder)
+    forget_best_aside(checkpoints)
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -183,11 +183,18 @@ class RunFolder:
         """The lines of ``metrics.jsonl``, without a half-written last one."""
         return _read_lines(self.path / METRICS)
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Forget lines of steps that a resumed run will write again, and a half-written last line."""
+    def drop_metrics_after(self, step: int, *, judged: int | None = None) -> None:
+        """Forget lines of steps that a resumed run will write again, and a half-written last line.
+
+        Args:
+            step: the last that was kept.
+            judged: the last that was judged by then; None: as ``step``.
+        """
         path = self.path / METRICS
         if self.writes and path.exists():
-            kept = [json.dumps(record) + "\n" for record in self.read_metrics() if record.get("step", 0) <= step]
+            lines = self.read_metrics()
+            last = [step if judged is None or "loss" in line or "epoch" not in line else judged for line in lines]
+            kept = [json.dumps(line) + "\n" for line, until in zip(lines, last) if line.get("step", 0) <= until]
             self._replace(path, "".join(kept))
 
     def append_finding(self, record: dict[str, Any]) -> None:

@@ -22,10 +22,13 @@ from mmcl.models.averages import build_average
 from mmcl.training.batch_norms import BatchNorms
 from mmcl.training.checkpoint import (
     Checkpoint,
+    forget_best_aside,
     has_checkpoint,
     mend_run,
+    put_best_back,
     random_state,
     read_checkpoint,
+    set_best_aside,
     set_random_state,
     write_checkpoint,
 )
@@ -391,7 +394,11 @@ class Trainer:
         progress.finished = progress.stopped_by != "max_minutes"
         if not progress.finished and self.judging.is_on and progress.evaluated_step != progress.step:
             # Judged behind the checkpoint: a resumed run is the same as one that was never stopped.
+            if self.accelerator.is_main_process:
+                set_best_aside(self.run.checkpoints, self.run.model)
             self._evaluate()
+            if self.accelerator.is_main_process and progress.best_step != progress.step:
+                forget_best_aside(self.run.checkpoints)
         if progress.best_step == 0:
             self.judging.save_model()
             progress.best_step = progress.step
@@ -433,6 +440,7 @@ class Trainer:
             return None
         if self.accelerator.is_main_process:
             mend_run(self.run.checkpoints, self.run.model)
+            put_best_back(self.run.checkpoints, self.run.model)
         self.accelerator.wait_for_everyone()
         checkpoint = read_checkpoint(self.run.checkpoints)
         if len(checkpoint.random) != world_size():
@@ -446,7 +454,7 @@ class Trainer:
         self.objective.load_state_dict(checkpoint.weights)
         for name, part in self._stateful.items():
             part.load_state_dict(checkpoint.states[name])
-        self.run.drop_metrics_after(self.progress.step)
+        self.run.drop_metrics_after(self.progress.step, judged=self.progress.evaluated_step)
         self.watching.resume(step=self.progress.step)
         # A step has a loss; the judgement before and after training has no epoch.
         records = self.run.read_metrics()

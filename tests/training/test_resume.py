@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from small_runs import (
     AtStep,
     differences,
@@ -25,7 +26,9 @@ from small_runs import (
 
 from mmcl.errors import ConfigError
 from mmcl.training.checkpoint import Checkpoint, has_checkpoint, read_checkpoint, write_checkpoint
+from mmcl.training.judging import Judging
 from mmcl.training.runs import RunFolder
+from mmcl.training.trainer import Trainer
 
 # All that draws random numbers, and all that keeps a state.
 EVERYTHING = (
@@ -244,6 +247,30 @@ def test_a_run_out_of_time_leaves_a_judged_model_and_goes_on_exactly(tmp_path: P
     assert [record["step"] for record in result.result.evaluations] == [1]
     small_run(run, *EVERYTHING, resume=True)  # without the limit
     assert differences(final_state(run), final_state(uninterrupted)) == []
+
+
+def test_what_is_judged_out_of_time_is_no_part_of_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    overrides = (*EVERYTHING, "train.max_steps=8", "evaluate.every_steps=4", "evaluate.metric=retrieval/mean_recall@1")
+    quality = {4: 0.5, 5: 0.9, 8: 0.4}  # best out of time, then best at the first that is due
+
+    def measured(self: Judging, step: int) -> dict[str, float]:
+        return {"retrieval/mean_recall@1": quality[step]}
+
+    monkeypatch.setattr(Judging, "_measure", measured)
+    small_run(whole, *overrides)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_out_of_time", lambda self: self.progress.step >= 5)
+        assert small_run(run, *overrides).result.progress.best_step == 5
+    late = load_file(run / "model" / "model.safetensors")
+    small_run(run, *overrides, resume=True)
+    best = load_file(run / "model" / "model.safetensors")
+    assert differences(best, load_file(whole / "model" / "model.safetensors")) == []
+    assert differences(best, late) != []
+    assert [record["step"] for record in metric_records(run) if "loss" not in record] == [4, 8]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir() if path.name.startswith("best")) == []
 
 
 def test_resume_without_a_run(tmp_path: Path) -> None:
