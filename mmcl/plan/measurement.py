@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable
@@ -162,7 +163,7 @@ class Measurement:
             found["evaluation"] = judged.during_training(trainer)
         found["peaks"]["evaluation"] = self._peaks.read()
         seconds["save_model"] = _seconds(trainer.judging.save_model)
-        seconds["checkpoint"] = _seconds(trainer._checkpoint)
+        seconds["checkpoint"] = _seconds(functools.partial(trainer.keeper.save, trainer.progress))
         found["model_bytes"] = _size(run.model)
         found["checkpoint_bytes"] = _size(run.checkpoints / "last")
         found["peaks"]["checkpoint"] = self._peaks.read()

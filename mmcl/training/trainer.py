@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -20,18 +19,7 @@ from mmcl.errors import ConfigError, DataError, ShapeError, TrainingError
 from mmcl.logs import get_logger
 from mmcl.models.averages import build_average
 from mmcl.training.batch_norms import BatchNorms
-from mmcl.training.checkpoint import (
-    Checkpoint,
-    forget_best_aside,
-    has_checkpoint,
-    mend_run,
-    put_best_back,
-    random_state,
-    read_checkpoint,
-    set_best_aside,
-    set_random_state,
-    write_checkpoint,
-)
+from mmcl.training.checkpoint import set_random_state
 from mmcl.training.gather import (
     gather_integers,
     gather_objects,
@@ -42,6 +30,7 @@ from mmcl.training.gather import (
 from mmcl.training.grad_cache import MicroBatches
 from mmcl.training.gradients import Gradients, WholeBatch
 from mmcl.training.judging import Judging
+from mmcl.training.keeping import Keeper
 from mmcl.training.loading import deaths_examined, start_readers
 from mmcl.training.loss_watch import LossWatch
 from mmcl.training.progress import Progress, TrainingResult, peak_memory_mb
@@ -115,7 +104,7 @@ class Trainer:
         )
         parts = {"optimizer": self.optimizer, "schedule": self.schedule, "watch": self.watch}
         parts |= {"ema": self.average, "scaler": accelerator.scaler}
-        self._stateful = {name: part for name, part in parts.items() if part is not None}
+        self.keeper = Keeper(recipe.checkpoint, run, accelerator, self.objective, parts)
         self.evaluations: list[dict[str, Any]] = []
         norms = [part for part in objective.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
         if world_size() > 1 and any(p.requires_grad for norm in norms if norm.training for p in norm.parameters()):
@@ -184,16 +173,17 @@ class Trainer:
             progress.seconds, progress.train_seconds = before + now - began, progress.train_seconds + now - mark
             if record is not None:
                 self._log({**record, "pairs_per_second": round(size / (now - mark), 2)})
-            asked, save, late = self._agree(signals.number, self._save_due(now - saved), self._out_of_time())
+            due = self.keeper.is_due(progress.step, now - saved)
+            asked, save, late = self._agree(signals.number, due, self._out_of_time())
             if asked:
-                self._checkpoint()
+                self.keeper.save(progress)
                 return StopSignals.name(asked)
             if self._evaluate_if_due():
                 return "early stopping"
             if progress.step >= self.total_steps:
                 return "done"
             if save or late:
-                self._checkpoint()
+                self.keeper.save(progress)
                 saved = time.perf_counter()
             if late:
                 return "max_minutes"
@@ -394,67 +384,27 @@ class Trainer:
         progress.finished = progress.stopped_by != "max_minutes"
         if not progress.finished and self.judging.is_on and progress.evaluated_step != progress.step:
             # Judged behind the checkpoint: a resumed run is the same as one that was never stopped.
-            if self.accelerator.is_main_process:
-                set_best_aside(self.run.checkpoints, self.run.model)
-            self._evaluate()
-            if self.accelerator.is_main_process and progress.best_step != progress.step:
-                forget_best_aside(self.run.checkpoints)
+            with self.keeper.best_set_aside(progress):
+                self._evaluate()
         if progress.best_step == 0:
             self.judging.save_model()
             progress.best_step = progress.step
         if progress.finished:
-            self._checkpoint()
+            self.keeper.save(progress)
         self.accelerator.wait_for_everyone()
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------
-
-    def _save_due(self, seconds_since: float) -> bool:
-        section = self.recipe.checkpoint
-        if section.every_steps is not None and self.progress.step % section.every_steps == 0:
-            return True
-        return section.every_minutes is not None and seconds_since >= 60 * section.every_minutes
 
     def _out_of_time(self) -> bool:
         limit = self.recipe.train.max_minutes
         return limit is not None and self.progress.seconds >= 60 * limit
 
-    def _checkpoint(self) -> None:
-        random = gather_objects(random_state())
-        if self.accelerator.is_main_process:
-            states = {name: part.state_dict() for name, part in self._stateful.items()}
-            checkpoint = Checkpoint(dataclasses.asdict(self.progress), self.objective.state_dict(), states, random)
-            try:
-                write_checkpoint(self.run.checkpoints, checkpoint, keep=self.recipe.checkpoint.keep)
-            except OSError as error:
-                raise TrainingError(
-                    f"step {self.progress.step}: the checkpoint cannot be written to {self.run.checkpoints} "
-                    f"({error.strerror or error}); mend that and go on with --resume"
-                ) from error
-        self.accelerator.wait_for_everyone()
-
     def _restore(self) -> dict[str, Tensor] | None:
-        """Load the newest checkpoint; this process's RNG state, to be set when all else is ready. None: none yet."""
-        if not has_checkpoint(self.run.checkpoints):
-            log.warning("%s was stopped before its first checkpoint: it starts from the first step", self.run.path)
-            self.run.drop_metrics_after(0)
+        """Go back to the newest checkpoint; this process's RNG state, to be set when all else is ready."""
+        checkpoint = self.keeper.restore()
+        if checkpoint is None:
             return None
-        if self.accelerator.is_main_process:
-            mend_run(self.run.checkpoints, self.run.model)
-            put_best_back(self.run.checkpoints, self.run.model)
-        self.accelerator.wait_for_everyone()
-        checkpoint = read_checkpoint(self.run.checkpoints)
-        if len(checkpoint.random) != world_size():
-            raise ConfigError(
-                f"--resume: the run was saved by {len(checkpoint.random)} process(es) and goes on with {world_size()}; "
-                f"start as many"
-            )
         self.progress = Progress(**checkpoint.progress)
         if self.recipe.train.micro_batch_size == "auto":
             self.gradients.size = self.progress.micro_batch_size
-        self.objective.load_state_dict(checkpoint.weights)
-        for name, part in self._stateful.items():
-            part.load_state_dict(checkpoint.states[name])
-        self.run.drop_metrics_after(self.progress.step, judged=self.progress.evaluated_step)
         self.watching.resume(step=self.progress.step)
         # A step has a loss; the judgement before and after training has no epoch.
         records = self.run.read_metrics()

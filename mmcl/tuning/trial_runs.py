@@ -19,6 +19,7 @@ from mmcl.memory import is_out_of_memory, release_memory
 from mmcl.training.cached_features import FeatureCache, ProgressCallback
 from mmcl.training.gather import world_size
 from mmcl.training.launch import start_accelerator
+from mmcl.training.progress import Progress
 from mmcl.training.runs import RunFolder
 from mmcl.training.skips import SkipLedger
 from mmcl.training.trainer import Trainer
@@ -231,7 +232,7 @@ class TrialRunner:
                 f"evaluate.tasks measure nothing on {splits.validation.name}; name a task that they allow"
             )
         trainer.judging.save_model = _keep_nothing
-        trainer._checkpoint = _keep_nothing
+        trainer.keeper.save = _keep_nothing
         watch.trainer = trainer
         torch.manual_seed(recipe.run.seed)  # as before every training on one process
         return trainer
@@ -256,5 +257,5 @@ def _is_drawn(recipe: Recipe, splits: Splits) -> bool:
     return recipe.data.max_rows is not None or name.endswith((":held out", " rows)"))
 
 
-def _keep_nothing() -> None:
+def _keep_nothing(*_: Progress) -> None:
     """A trial is never resumed, and its model is made again by the recipe that wins."""

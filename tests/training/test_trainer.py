@@ -206,8 +206,8 @@ class Scripted:
 
 def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     judge = Scripted(values)
-    monkeypatch.setattr(builders.training, "_check_metric", lambda *_: None)
-    monkeypatch.setattr(builders.training, "run_evaluators", judge)
+    monkeypatch.setattr(builders.judging, "_check_metric", lambda *_: None)
+    monkeypatch.setattr(builders.judging, "run_evaluators", judge)
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 6), ("min", 4)])
@@ -319,7 +319,7 @@ def test_a_full_disk_is_named_with_the_step(tmp_path: Path, monkeypatch: pytest.
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmcl.training.trainer.write_checkpoint", full)
+    monkeypatch.setattr("mmcl.training.keeping.write_checkpoint", full)
     with pytest.raises(TrainingError, match="step 2: the checkpoint cannot be written.*No space left"):
         small_run(tmp_path / "run", "checkpoint.every_steps=2")
 
