@@ -98,6 +98,7 @@ def run_case(case: Case, rows: Rows, folder: Path, *, seed: int, quick: bool = F
         case.after(own / "run")
         found = examine_run(own / "run", rows=400)
     live = [finding.cause for finding in read_findings(own / "run")[0] if finding.is_alarm]
+    held_out = best_recall(own / "run")
     shutil.rmtree(own)
     named = None if found.first is None else found.first.cause
     # Where the files lay is no result.
@@ -112,11 +113,21 @@ def run_case(case: Case, rows: Rows, folder: Path, *, seed: int, quick: bool = F
         "alarms_in_training": live,
         "diagnosis": said[0],
         "findings": said[1:],
+        "held_out": held_out,
         "facts": found.facts,
         "stopped": stopped.replace(str(folder), "."),
         "train_seconds": round(trained - began, 2),
         "doctor_seconds": round(time.perf_counter() - trained, 2),
     }
+
+
+def best_recall(run: Path) -> dict[str, float] | None:
+    """Image-to-text R@1 of the best evaluation on validation rows, and its chance; None where there was none."""
+    names = {"recall": "retrieval/i2t_recall@1", "chance": "retrieval/i2t_chance_recall@1"}
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
+    judged = [record for record in map(json.loads, lines) if all(name in record for name in names.values())]
+    best = max(judged, key=lambda record: record[names["recall"]], default=None)
+    return None if best is None else {key: round(best[name], 4) for key, name in names.items()}
 
 
 def report(results: list[dict[str, Any]], about: dict[str, Any], *, seed: int) -> str:
@@ -132,13 +143,18 @@ def report(results: list[dict[str, Any]], about: dict[str, Any], *, seed: int) -
             continue
         right = sum(result["right"] for result in part)
         lines += ["", f"## {title}: {right} of {len(part)} right", ""]
-        lines.append("| run | wanted | named first | right | other alarms | in training | training, s | doctor, s |")
-        lines.append("|---" * 8 + "|")
+        lines.append(
+            "| run | wanted | named first | right | other alarms | in training | held-out R@1 (chance) | training, s "
+            "| doctor, s |"
+        )
+        lines.append("|---" * 9 + "|")
         for result in part:
             others = ", ".join(cause for cause in result["alarms"] if cause != result["named"])
             cells = [result["case"], " or ".join(result["wanted"]) or "none", result["named"] or "none"]
             cells += ["yes" if result["right"] else "**no**", others or "-"]
             cells.append(", ".join(result["alarms_in_training"]) or "-")
+            held = result.get("held_out")
+            cells.append("-" if held is None else f"{100 * held['recall']:.0f} ({100 * held['chance']:.1f})")
             cells += [f"{result['train_seconds']:.1f}", f"{result['doctor_seconds']:.1f}"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -118,7 +118,8 @@ def draw_rows(folder: Path, seed: int) -> Rows:
             texts = drawn.texts(row)
             things = [word for word in texts[0].split() if word in COLOURS or word.startswith(FORMS)]
             kind = next(form for word in things for form in FORMS if word.startswith(form))
-            extra = {"all": texts, "kind": kind, "things": things, "description": texts[0]}
+            colour = next(word for word in things if word in COLOURS)
+            extra = {"all": texts, "kind": kind, "colour": colour, "things": things, "description": texts[0]}
             rows.append({"image": name, "text": texts[0], "split": split, **extra})
     return rows
 
@@ -306,7 +307,8 @@ HEALTHY: tuple[Case, ...] = (
         overrides=("data.captions.sample=random", "data.columns.text=all"),
         columns=("image", "all", "split"),
     ),
-    Case("class names alone", overrides=("data.columns.text=kind",), columns=("image", "kind", "split")),
+    # Colours: 480 rows are too few to learn the forms, and a run that learns its rows by heart is not healthy.
+    Case("class names alone", overrides=("data.columns.text=colour",), columns=("image", "colour", "split")),
     Case("a moving average of the weights", overrides=("train.ema={enabled: true, decay: 0.95}",)),
     Case("micro-batches, constant rate", overrides=("train.micro_batch_size=32", "schedule.name=constant")),
     Case(
