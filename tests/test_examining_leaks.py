@@ -33,8 +33,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMCL_CACHE", str(tmp_path / "cache"))
 
 
-def splits_of(folder: Path, *, copies: int = 0, prints: int = 0, captions: int = 0, groups: int = 0) -> Splits:
-    """Training rows, and held rows of which some have a training image, one like it, a caption or a group."""
+def splits_of(
+    folder: Path, *, copies: int = 0, prints: int = 0, captions: int = 0, groups: int = 0, kinds: int = 0
+) -> Splits:
+    """Training rows, and held rows of which some have a training image, one like it, a caption or a group.
+
+    With ``kinds`` all rows are of so many groups.
+    """
     folder.mkdir()
     lines = []
     for row in range(TRAIN + HELD):
@@ -50,6 +55,7 @@ def splits_of(folder: Path, *, copies: int = 0, prints: int = 0, captions: int =
             text = f"a picture with the number {held}"
         if 0 <= held < groups:
             group = f"group {held}"
+        group = f"kind {row % kinds}" if kinds else group
         lines.append(json.dumps({"image": name, "text": text, "group": group, "split": split}))
     (folder / "table.jsonl").write_text("\n".join(lines) + "\n")
     tree = {"data": {"path": str(folder / "table.jsonl"), "images": str(folder)}}
@@ -71,6 +77,12 @@ def test_each_kind_is_counted(tmp_path: Path) -> None:
     assert "040.png like 000.png of the training split" in by_kind["image"].example.replace(f"{tmp_path}/data/", "")
     assert ".jpg like " in by_kind["near image"].example
     assert not by_kind["image"].is_estimate
+
+
+@pytest.mark.parametrize(("kinds", "found"), [(1, 0), (2, HELD), (10, HELD)])
+def test_a_group_of_many_rows_is_a_kind_and_gives_nothing_away(tmp_path: Path, kinds: int, found: int) -> None:
+    """One kind has 40 training rows; two have 20 each, as many pictures as one thing may have."""
+    assert rows_of(splits_of(tmp_path / "data", kinds=kinds))["group"] == found
 
 
 def test_of_part_of_the_rows_the_number_is_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

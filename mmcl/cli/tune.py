@@ -11,6 +11,8 @@ import typer
 from mmcl.cli.console import check_json_file, make_console, watch_work, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from mmcl.config import Recipe
@@ -113,8 +115,8 @@ class SearchDisplay:
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def begins(self, stage: Stage, recipe: Recipe, metric: Metric) -> None:
-        """A stage begins: what it searches."""
+    def begins(self, stage: Stage, recipe: Recipe, metric: Metric, known: Sequence[TrialRecord]) -> None:
+        """A stage begins, or goes on behind trials that are known: what it searches."""
         self._metric, self._best = metric, None
         way = "most" if metric.mode == "max" else "least"
         self._print(f"stage {stage.name}: {metric.name} on validation, the {way} is best; searched are")
@@ -122,6 +124,11 @@ class SearchDisplay:
             self._print(f"  {setting.key}: {setting.describe()}")
         for key, value in stage.fixed.items():
             self._print(f"  {key}={value} in every trial of this stage")
+        for record in known:
+            self._note(record, metric)
+        if self._best is not None:
+            best = f"the best is {metric.show(self._best.value)} (trial {self._best.number})"
+            self._print(f"{len(known)} trials are done; {best}")
 
     def trial(self, record: TrialRecord) -> None:
         """A trial, or a repeat, came to an end."""
@@ -131,17 +138,20 @@ class SearchDisplay:
             words = [f"seed {record.seed}", value, f"{record.seconds:.1f} s", _settings(record.settings) or "as asked"]
             self._print("  ".join(words))
             return
+        self._note(record, metric)
+        best = "" if self._best is None else f"best {metric.show(self._best.value)} (trial {self._best.number})"
+        changed = {key: v for key, v in record.settings.items() if self._own.get(key) != v}
+        what = "the recipe as asked" if record.number == 0 else _settings(changed)
+        state = f"{record.state}: {record.reason}" if record.reason else record.state
+        end = "" if record.state == "complete" else f"  {state}"
+        elapsed = f"{time.monotonic() - self._began:.0f} s"
+        self._print(f"{elapsed:>6}  trial {record.number}  {value}  {best}  {what}{end}")
+
+    def _note(self, record: TrialRecord, metric: Metric) -> None:
         if record.number == 0:
             self._own = record.settings
         if record.is_complete and (self._best is None or metric.better(record.value, self._best.value)):
             self._best = record
-        best = "" if self._best is None else f"best {metric.show(self._best.value)} (trial {self._best.number})"
-        changed = {key: v for key, v in record.settings.items() if self._own.get(key) != v}
-        what = "the recipe as asked" if record.number == 0 else _settings(changed)
-        state = f"{record.state}: {record.reason}" if record.state == "failed" else record.state
-        end = "" if record.state == "complete" else f"  {state}"
-        elapsed = f"{time.monotonic() - self._began:.0f} s"
-        self._print(f"{elapsed:>6}  trial {record.number}  {value}  {best}  {what}{end}")
 
 
 def _settings(settings: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmcl.tuning.limits import MARGIN, Limits, typical_seconds
+from mmcl.tuning.limits import MARGIN, Limits
 from mmcl.tuning.metric import Metric
 from mmcl.tuning.searching import Tell
 from mmcl.tuning.stages import Stage
@@ -34,6 +34,7 @@ class Candidate:
         label: ``as asked``, or the trial's.
         settings: recipe key -> YAML; empty for the recipe as it was asked.
         found: its value in the search.
+        seconds: that its training took there.
         values: seed -> its value with it.
         metrics: seed -> the numbers of that evaluation.
     """
@@ -41,6 +42,7 @@ class Candidate:
     label: str
     settings: dict[str, str]
     found: float
+    seconds: float = 0.0
     values: dict[int, float] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
 
@@ -97,8 +99,8 @@ def candidates_of(stage: Stage, records: Sequence[TrialRecord], metric: Metric, 
     """
     asked, others = records[0], [record for record in records[1:] if record.is_complete]
     others.sort(key=lambda record: metric.gain(record.value, 0.0), reverse=True)
-    found = [Candidate(ASKED, dict(stage.fixed), asked.value)]
-    return found + [Candidate(r.label, stage.settings(r.settings), r.value) for r in others[:most]]
+    found = [Candidate(ASKED, dict(stage.fixed), asked.value, asked.seconds)]
+    return found + [Candidate(r.label, stage.settings(r.settings), r.value, r.seconds) for r in others[:most]]
 
 
 class Confirmation:
@@ -132,7 +134,7 @@ class Confirmation:
         """The repeats so far."""
         return [TrialRecord(**record) for record in self.book.note(self.stage.name, REPEATS) or []]
 
-    def plan(self, candidates: Sequence[Candidate], seeds: int, *, each: float) -> tuple[int, int]:
+    def plan(self, candidates: Sequence[Candidate], seeds: int) -> tuple[int, int]:
         """How many candidates and how many seeds fit the time left, fewer seeds first, then fewer candidates.
 
         Returns:
@@ -142,24 +144,23 @@ class Confirmation:
         number = len(candidates)
         if number < 2 or seeds < 1:
             return 0, 0
-        fitting = self.limits.left / max(1e-9, each * MARGIN)
+        left = self.limits.left
         for few, some in [(number, s) for s in range(seeds, 1, -1)] + [(2, s) for s in range(seeds, 0, -1)]:
-            if few * some <= fitting:
+            if some * sum(candidate.seconds for candidate in candidates[:few]) * MARGIN <= left:
                 return few, some
         return 0, 0
 
-    def run(self, candidates: Sequence[Candidate], seeds: int, *, each: float) -> list[Candidate]:
+    def run(self, candidates: Sequence[Candidate], seeds: int) -> list[Candidate]:
         """Train them, as many as the time left allows.
 
         Args:
             candidates: the recipe as it was asked first.
             seeds: how many.
-            each: seconds that one training is expected to take.
 
         Returns:
             See ``repeated``.
         """
-        few, some = self.plan(candidates, seeds, each=each)
+        few, some = self.plan(candidates, seeds)
         for seed in range(self.seed + 1, self.seed + 1 + some):
             if not all(self._repeat(candidate, seed) for candidate in candidates[:few]):
                 break
@@ -243,11 +244,3 @@ def choose(candidates: Sequence[Candidate], metric: Metric) -> Choice:
     kept = metric.gain(found.mean, asked.mean)
     spread = statistics.stdev(gains) if len(gains) > 1 else math.nan
     return Choice(tuple(candidates), best, claimed, statistics.fmean(gains), spread, kept)
-
-
-def expected_seconds(records: Sequence[TrialRecord], candidates: Sequence[Candidate]) -> float:
-    """What one repeat is expected to take: the longer of a usual training and the mean of the candidates' own."""
-    usual = typical_seconds([record.seconds for record in records if record.is_complete])
-    values = {candidate.found for candidate in candidates}
-    own = [record.seconds for record in records if record.is_complete and record.value in values]
-    return max(usual, statistics.fmean(own)) if own else usual

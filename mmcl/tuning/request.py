@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -83,6 +84,6 @@ class TuneResult:
 class Listener(Protocol):
     """Told how a search goes."""
 
-    def begins(self, stage: Stage, recipe: Recipe, metric: Metric) -> None: ...
+    def begins(self, stage: Stage, recipe: Recipe, metric: Metric, known: Sequence[TrialRecord]) -> None: ...
 
     def trial(self, record: TrialRecord) -> None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mmcl.errors import ConfigError, MmclError
@@ -13,12 +14,13 @@ from mmcl.tuning.limits import MARGIN, Limits, typical_seconds, write_duration
 from mmcl.tuning.settings import as_yaml, value_at
 from mmcl.tuning.stages import START, Stage
 from mmcl.tuning.trial_book import PARTS, TrialBook, TrialRecord, record_of
-from mmcl.tuning.trial_runs import CUT, Report, TrialOutcome, TrialRunner
+from mmcl.tuning.trial_runs import CUT, PRUNED, Report, TrialOutcome, TrialRunner
 
 log = get_logger(__name__)
 
 SAME_POINTS = 30  # proposals in a row that were tried before: the space is used up
 LATE = 0.3  # of a training, by which the last trial of a stage may be late
+DEAREST = 2.0  # times a usual training: within a budget a trial that takes longer is given up
 
 # Told of every trial that came to an end.
 Tell = Callable[[TrialRecord], None]
@@ -134,8 +136,13 @@ class Searcher:
         if any(record.settings == point for record in records):
             self.book.drop(stage.name, trial, known=True)
             return False
-        deadline = None if end is None else end + LATE * MARGIN * _expected(records)
-        outcome = self._run(stage.settings(point), trial, stage, self._report(trial), deadline)
+        late, dear = math.inf, math.inf
+        if end is not None:
+            late = end + LATE * MARGIN * _expected(records)
+            dear = time.monotonic() + DEAREST * typical_seconds([record.seconds for record in records])
+        outcome = self._run(stage.settings(point), trial, stage, self._report(trial), min(late, dear))
+        if outcome.state == CUT and dear < late:
+            outcome = replace(outcome, state=PRUNED, reason=f"takes more than {DEAREST:g} times a usual training")
         if outcome.state == CUT:
             self.book.drop(stage.name, trial)
             return None

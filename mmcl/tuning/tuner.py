@@ -23,7 +23,6 @@ from mmcl.tuning.confirming import (
     Confirmation,
     candidates_of,
     choose,
-    expected_seconds,
     repeated,
 )
 from mmcl.tuning.default_space import default_space, fitting
@@ -79,13 +78,12 @@ class _Search:
             return
         self.candidates = candidates_of(stage, records, self.metric, most=CANDIDATES)
         confirmation = self._confirmation(stage)
-        each = expected_seconds(records, self.candidates)
-        self.candidates = confirmation.run(self.candidates, self.request.seeds, each=each)
+        self.candidates = confirmation.run(self.candidates, self.request.seeds)
 
     def _search(self, stage: Stage) -> None:
         self._check(stage)
         if self.listener is not None:
-            self.listener.begins(stage, self.recipe, self.metric)
+            self.listener.begins(stage, self.recipe, self.metric, self.book.records(stage.name))
         searcher = Searcher(
             self.runner, self.book, self.limits, seed=self.recipe.run.seed,
             repeats=(CANDIDATES + 1) * self.request.seeds, tell=self._tell, worked=self.worked,

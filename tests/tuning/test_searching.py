@@ -247,6 +247,23 @@ def test_a_slow_first_trial_does_not_end_the_search(tmp_path: Path, clock: Clock
     assert len(search.search(Stage("heads", SPACE))) == 6
 
 
+def test_within_a_budget_a_trial_that_is_too_dear_is_given_up(tmp_path: Path, clock: Clock) -> None:
+    runner = FormulaRunner(tmp_path, clock=clock)
+    search = searcher(tmp_path, runner, budget=20.0)
+
+    def dear_third(record: TrialRecord) -> None:
+        runner.seconds = 2.5 if record.number == 2 else 1.0
+
+    search.tell = dear_third
+    records = search.search(Stage("heads", SPACE))
+    assert [record.state for record in records[:5]] == ["complete"] * 3 + ["pruned", "complete"]
+    assert records[3].reason == "takes more than 2 times a usual training"
+    runner = FormulaRunner(tmp_path / "trials", clock=clock)  # the control: a number of trials has time for each
+    search = searcher(tmp_path / "trials", runner, trials=5)
+    search.tell = dear_third
+    assert all(record.is_complete for record in search.search(Stage("heads", SPACE)))
+
+
 def test_a_budget_too_short_for_the_recipe_says_what_it_needs(tmp_path: Path, clock: Clock) -> None:
     runner = FormulaRunner(tmp_path, seconds=9.0, clock=clock)
     with pytest.raises(ConfigError, match="came to 50 % of its training within it; give about 1 m 12 s"):
@@ -264,7 +281,7 @@ def confirmed(folder: Path, *, noise: float, seeds: int) -> tuple[FormulaRunner,
     candidates = candidates_of(stage, search.search(stage), METRIC, most=3)
     runner.runs.clear()
     confirmation = Confirmation(runner, search.book, search.limits, stage=stage, seed=0)
-    return runner, confirmation.run(candidates, seeds, each=1.0)
+    return runner, confirmation.run(candidates, seeds)
 
 
 def test_the_best_few_are_trained_with_other_seeds(tmp_path: Path) -> None:
@@ -296,16 +313,16 @@ def test_repeats_of_an_earlier_part_count_where_no_time_is_left(tmp_path: Path) 
     candidates = candidates_of(stage, search.search(stage), METRIC, most=3)
     runner.runs.clear()
     again = Confirmation(runner, search.book, Limits.start(1e-9, None), stage=stage, seed=0)
-    found = again.run(candidates, 2, each=1.0)
+    found = again.run(candidates, 2)
     assert runner.runs == []
     assert [sorted(candidate.values) for candidate in found] == [[1, 2]] * 4
 
 
 def test_luck_is_told_from_gain() -> None:
     seeds = {1: 0.30, 2: 0.32}
-    asked = Candidate("as asked", {}, 0.30, seeds)
-    lucky = Candidate("heads 3", {"a": "1"}, 0.40, {1: 0.31, 2: 0.33})
-    steady = Candidate("heads 5", {"a": "2"}, 0.36, {1: 0.34, 2: 0.37})
+    asked = Candidate("as asked", {}, 0.30, values=seeds)
+    lucky = Candidate("heads 3", {"a": "1"}, 0.40, values={1: 0.31, 2: 0.33})
+    steady = Candidate("heads 5", {"a": "2"}, 0.36, values={1: 0.34, 2: 0.37})
     choice = choose([asked, lucky, steady], METRIC)
     assert choice.winner is steady
     assert choice.claimed == pytest.approx(0.10)
@@ -313,7 +330,7 @@ def test_luck_is_told_from_gain() -> None:
     assert choice.noise_share == pytest.approx(0.9)
     assert choice.gain == pytest.approx(0.045)
     assert choice.gain_spread == pytest.approx(0.0070710678)
-    worse = Candidate("heads 3", {"a": "1"}, 0.40, {1: 0.29, 2: 0.33})
+    worse = Candidate("heads 3", {"a": "1"}, 0.40, values={1: 0.29, 2: 0.33})
     assert choose([asked, worse], METRIC).winner is asked  # ties are the recipe's own
     down = Metric.parse("retrieval/i2t_median_rank", mode="min")
     assert choose([asked, steady], down).winner is asked
@@ -341,7 +358,7 @@ def test_candidates_are_compared_on_the_seeds_that_all_have(tmp_path: Path) -> N
 
 
 def test_repeats_fit_the_time_left(tmp_path: Path, clock: Clock) -> None:
-    candidates = [Candidate(str(n), {"a": str(n)}, 0.3) for n in range(4)]
+    candidates = [Candidate(str(n), {"a": str(n)}, 0.3, seconds=1.0) for n in range(4)]
     runner = FormulaRunner(tmp_path)
     book = TrialBook(tmp_path, direction="maximize")
 
@@ -349,12 +366,20 @@ def test_repeats_fit_the_time_left(tmp_path: Path, clock: Clock) -> None:
         confirmation = Confirmation(
             runner, book, Limits(seconds, None, began=clock.now), stage=Stage("heads", SPACE), seed=0
         )
-        return confirmation.plan(candidates, 3, each=1.0)
+        return confirmation.plan(candidates, 3)
 
     assert [planned(s) for s in (100, 10, 8, 3, 1)] == [(4, 3), (4, 2), (2, 3), (2, 1), (0, 0)]
     assert Confirmation(runner, book, Limits(None, 3, 0.0), stage=Stage("heads", SPACE), seed=0).plan(
-        candidates, 5, each=9.0
+        candidates, 5
     ) == (4, 5)
+    # What each took counts: the two that must be compared are quick.
+    dear = [*candidates[:2], *(Candidate(c.label, c.settings, c.found, seconds=9.0) for c in candidates[2:])]
+    assert [
+        Confirmation(runner, book, Limits(seconds, None, began=clock.now), stage=Stage("heads", SPACE), seed=0).plan(
+            dear, 3
+        )
+        for seconds in (10, 100)
+    ] == [(2, 3), (4, 3)]
 
 
 # -- the recipe ----------------------------------------------------------------------------------------------------

@@ -6,19 +6,20 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmcl.builders.examining.attempts import quiet
 from mmcl.data.audit.auditing import audit
 from mmcl.data.audit.report import AuditReport
 from mmcl.data.dataset import ImageTextDataset
-from mmcl.data.splits.leaks import count_leaks
 from mmcl.data.splits.training_splits import Splits
 from mmcl.doctor.examination.subject import Leak
 from mmcl.doctor.examination.verdict import ProgressCallback
 from mmcl.errors import DataError
 
 RARE = 3  # training rows that may have a caption which still gives a validation row away
+KIND_ROWS = 20  # training rows of a group above which it is a kind, such as a class, and gives nothing away
 NAMES_SHARE = 0.5  # distinct captions, as a share of all: below, they are names of kinds
 MOST_SEEN, MOST_HELD = 4000, 2000  # rows whose images are compared
 SECONDS = 10.0  # that reading them may take
@@ -40,7 +41,7 @@ def find_leaks(splits: Splits, progress: ProgressCallback | None = None) -> list
         A leak of each kind that was looked for, also where it has no rows.
     """
     train, held = splits.train, splits.validation
-    found = [Leak("caption", _rare_captions(train, held)), Leak("group", count_leaks(train, held)["groups"])]
+    found = [Leak("caption", _rare_captions(train, held)), Leak("group", _small_groups(train, held))]
     return [*found, *_like_images(train, held, progress)]
 
 
@@ -55,6 +56,15 @@ def _rare_captions(train: ImageTextDataset, held: ImageTextDataset) -> int:
     known = pc.is_in(own.flatten(), value_set=rare).to_numpy(zero_copy_only=False)
     owners = np.repeat(np.arange(len(held)), own.value_lengths().to_numpy(zero_copy_only=False))
     return len(np.unique(owners[known]))
+
+
+def _small_groups(train: ImageTextDataset, held: ImageTextDataset) -> int:
+    """Rows with a stated group that some training rows have, and not so many that it is a kind of thing."""
+    if not (train.has("group") and held.has("group")):
+        return 0
+    counted = pc.value_counts(pc.drop_null(train.table["group"].cast(pa.string())))
+    small = counted.field("values").filter(pc.less_equal(counted.field("counts"), KIND_ROWS))
+    return int(pc.sum(pc.is_in(held.table["group"].cast(pa.string()), value_set=small)).as_py() or 0)
 
 
 def _like_images(train: ImageTextDataset, held: ImageTextDataset, progress: ProgressCallback | None) -> list[Leak]:
