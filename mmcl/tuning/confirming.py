@@ -18,7 +18,7 @@ from mmcl.tuning.limits import MARGIN, Limits
 from mmcl.tuning.metric import Metric
 from mmcl.tuning.searching import Tell
 from mmcl.tuning.stages import Stage
-from mmcl.tuning.trial_book import TrialBook, TrialRecord, record_of
+from mmcl.tuning.trial_book import TrialBook, TrialRecord, better_than_asked, record_of
 from mmcl.tuning.trial_runs import CUT, TrialRunner
 
 CANDIDATES = 3  # beside the recipe as it was asked
@@ -89,7 +89,9 @@ class Choice:
 
 
 def candidates_of(stage: Stage, records: Sequence[TrialRecord], metric: Metric, *, most: int) -> list[Candidate]:
-    """The recipe as it was asked, and the best trials of a stage.
+    """The recipe as it was asked, and the best trials of a stage that are better.
+
+    A trial that is not better with the search's own seed has nothing that other seeds could confirm.
 
     Args:
         stage: the last one.
@@ -97,10 +99,10 @@ def candidates_of(stage: Stage, records: Sequence[TrialRecord], metric: Metric, 
         metric: what counts.
         most: how many beside the recipe as it was asked.
     """
-    asked, others = records[0], [record for record in records[1:] if record.is_complete]
-    others.sort(key=lambda record: metric.gain(record.value, 0.0), reverse=True)
+    asked = records[0]
     found = [Candidate(ASKED, dict(stage.fixed), asked.value, asked.seconds)]
-    return found + [Candidate(r.label, stage.settings(r.settings), r.value, r.seconds) for r in others[:most]]
+    better = better_than_asked(records, metric)[:most]
+    return found + [Candidate(r.label, stage.settings(r.settings), r.value, r.seconds) for r in better]
 
 
 class Confirmation:

@@ -13,7 +13,7 @@ from mmcl.logs import get_logger
 from mmcl.tuning.limits import MARGIN, Limits, typical_seconds, write_duration
 from mmcl.tuning.settings import as_yaml, value_at
 from mmcl.tuning.stages import START, Stage
-from mmcl.tuning.trial_book import PARTS, TrialBook, TrialRecord, record_of
+from mmcl.tuning.trial_book import PARTS, TrialBook, TrialRecord, better_than_asked, record_of
 from mmcl.tuning.trial_runs import CUT, PRUNED, Report, TrialOutcome, TrialRunner
 
 log = get_logger(__name__)
@@ -99,7 +99,9 @@ class Searcher:
 
     def _end(self, stage: Stage, records: list[TrialRecord]) -> float | None:
         each = typical_seconds([record.seconds for record in records if record.is_complete])
-        repeats = self.repeats if len(records) > 1 else 0  # with nothing to compare, no time is kept for it
+        repeats = (
+            self.repeats if better_than_asked(records, self.runner.metric) else 0
+        )  # else there is nothing to repeat
         return self.limits.search_end(stage.share, repeats=repeats, each=each)
 
     def _goes_on(self, stage: Stage, records: list[TrialRecord], end: float | None, *, before: int) -> bool:

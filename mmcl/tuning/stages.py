@@ -85,21 +85,20 @@ def tower_stage(
     Args:
         recipe: as it was asked.
         trained: the sides whose tower trains.
-        best: (label, settings) of the first stage, best first.
+        best: (label, settings) of the first stage that are better than what was asked, best first.
         heads: the first stage.
 
     Returns:
-        Each of the best settings with the recipe's towers, and the very best with frozen towers; then other rates of
-        the towers and ranks of their adapters.
+        Each of the best settings with the recipe's towers, and the very best, or what was asked, with frozen towers;
+        then other rates of the towers and ranks of their adapters.
     """
     own = {setting.key: as_yaml(value_at(recipe, setting.key)) for setting in heads.space}
     starts = {"as asked": own}
     for label, settings in best[:STARTS]:
         starts[label] = {**own, **{key: value for key, value in settings.items() if key in own}}
-    if best:
-        label, _ = best[0]
-        starts[f"{label}, towers frozen"] = {**starts[label], **heads.fixed}
-    space = [Setting(START, choices=tuple(starts))] if len(starts) > 1 else []
+    label = best[0][0] if best else "as asked"
+    starts[f"{label}, towers frozen"] = {**starts[label], **heads.fixed}
+    space = [Setting(START, choices=tuple(starts))]
     for side in trained:
         space += [setting for setting in _tower_settings(side, recipe) if setting.key not in own]
     asked = {setting.key: as_yaml(value_at(recipe, setting.key)) for setting in space if setting.key != START}

@@ -7,12 +7,13 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmcl.errors import ConfigError, require
+from mmcl.tuning.metric import Metric
 from mmcl.tuning.settings import Setting
 from mmcl.tuning.trial_runs import COMPLETE, TrialOutcome
 
@@ -167,6 +168,14 @@ class TrialBook:
     def note(self, stage: str, key: str) -> Any:
         """What was kept, or None."""
         return self.open(stage).user_attrs.get(key)
+
+
+def better_than_asked(records: Sequence[TrialRecord], metric: Metric) -> list[TrialRecord]:
+    """The completed trials that are better than the first, the recipe as it was asked; the best first."""
+    if not records or not records[0].is_complete:
+        return []
+    found = [r for r in records[1:] if r.is_complete and metric.better(r.value, records[0].value)]
+    return sorted(found, key=lambda record: metric.gain(record.value, 0.0), reverse=True)
 
 
 def record_of(

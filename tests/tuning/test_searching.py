@@ -45,7 +45,7 @@ class FormulaRunner:
     ) -> None:
         self.asked = AskedRecipe.copy(SMALL, [], folder)
         self.noise, self.fails_above, self.seconds = noise, fails_above, seconds
-        self.last_total, self.runs, self.clock = 10, [], clock
+        self.last_total, self.runs, self.clock, self.metric = 10, [], clock, METRIC
         self.stop_at: int | None = None
 
     def run(

@@ -14,6 +14,7 @@ from mmcl.build import train
 from mmcl.config import load_recipe
 
 SMALL = str(Path(__file__).parents[1] / "training" / "small.yaml")
+MRR = "retrieval/i2t_mrr"  # finer than recall on 24 rows
 QUICK = (
     *("train.max_steps=4", "evaluate.every_steps=2", "model.image.freeze=true", "model.text.freeze=true"),
     "data.path=shapes?train=48&validation=24&test=24&image_size=32",
@@ -23,19 +24,32 @@ QUICK = (
 def test_a_search_writes_a_recipe_that_trains_to_the_same_value(invoke, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out, file = tmp_path / "out", tmp_path / "tune.json"
-    command = ["tune", SMALL, *QUICK, "-o", str(out), "--seeds", "1", "--json", str(file)]
-    done = invoke(*command, "--trials", "2")
+    command = [
+        "tune",
+        SMALL,
+        *QUICK,
+        f"evaluate.metric={MRR}",
+        "run.seed=1",
+        "-o",
+        str(out),
+        "--seeds",
+        "1",
+        "--json",
+        str(file),
+    ]
+    done = invoke(*command, "--trials", "4")
     assert done.code == 0, done.err
-    assert "stage heads: retrieval/mean_recall@1 on validation" in done.out
+    assert f"stage heads: {MRR} on validation" in done.out
     assert "optimizer.learning_rate: 0.000188 to 0.006 (log)" in done.out
     assert "trial 0" in done.out
     assert "the recipe as asked" in done.out
     assert f"mmcl train {out / 'best.yaml'}" in done.out
     found = json.loads(file.read_text())
     records = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
-    search, repeats = records[:2], records[2:]
-    assert [record["label"] for record in search] == ["heads 0", "heads 1"]
-    assert {record["seed"] for record in repeats} == {1}
+    search, repeats = records[:4], records[4:]
+    assert [record["label"] for record in search] == [f"heads {number}" for number in range(4)]
+    assert max(record["value"] for record in search) > search[0]["value"]  # else there would be nothing to repeat
+    assert {record["seed"] for record in repeats} == {2}
     with (out / "trials.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [float(row["value"]) for row in rows] == [record["value"] for record in records]
@@ -49,13 +63,14 @@ def test_a_search_writes_a_recipe_that_trains_to_the_same_value(invoke, tmp_path
     assert (out / "best.yaml").read_text().startswith(f"# mmcl train {out / 'best.yaml'}\n")
 
     assert "already holds a search" in invoke(*command, "--trials", "4").err
-    again = invoke(*command, "--trials", "3", "--resume")
+    again = invoke(*command, "--trials", "5", "--resume")
     assert again.code == 0, again.err
-    assert "trial 2" in again.out
-    assert len((out / "trials.jsonl").read_text().splitlines()) >= 5
-    other = invoke(*command, "--trials", "4", "--resume", "--metric", "retrieval/i2t_mrr")
+    assert "trial 4" in again.out
+    assert "4 trials are done; the best is" in again.out
+    assert len((out / "trials.jsonl").read_text().splitlines()) >= 7
+    other = invoke(*command, "--trials", "6", "--resume", "--metric", "retrieval/mean_recall@1")
     assert other.code == 2
-    assert "was begun with metric 'retrieval/mean_recall@1', now asked is 'retrieval/i2t_mrr'" in other.err
+    assert f"was begun with metric {MRR!r}, now asked is 'retrieval/mean_recall@1'" in other.err
 
 
 def test_ctrl_c_keeps_what_is_there(invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
