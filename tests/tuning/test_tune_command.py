@@ -24,19 +24,8 @@ QUICK = (
 def test_a_search_writes_a_recipe_that_trains_to_the_same_value(invoke, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out, file = tmp_path / "out", tmp_path / "tune.json"
-    command = [
-        "tune",
-        SMALL,
-        *QUICK,
-        f"evaluate.metric={MRR}",
-        "run.seed=1",
-        "-o",
-        str(out),
-        "--seeds",
-        "1",
-        "--json",
-        str(file),
-    ]
+    recipe = [SMALL, *QUICK, f"evaluate.metric={MRR}", "run.seed=1"]
+    command = ["tune", *recipe, "-o", str(out), "--seeds", "1", "--json", str(file)]
     done = invoke(*command, "--trials", "4")
     assert done.code == 0, done.err
     assert f"stage heads: {MRR} on validation" in done.out
