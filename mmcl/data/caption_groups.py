@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mmcl.data.dataset import ImageTextDataset
 
+KIND_ROWS = 20  # rows of a group above which it is a kind of thing, such as a class
+
 
 @dataclass(frozen=True)
 class CaptionGroups:
@@ -85,13 +87,17 @@ def twin_ids(dataset: ImageTextDataset) -> np.ndarray:
 def stated_group_ids(dataset: ImageTextDataset) -> Tensor:
     """(n,) int64: equal for rows that the data put into one ``group``; a row without one stands alone.
 
+    So do the rows of a group of more than ``KIND_ROWS``, which is a kind of thing, such as a class, and not one thing.
     Unlike ``dataset.group_ids()``, rows without a group do not belong together for having the same captions: one of two
     images called "a mug" may be one.
     """
     rows = pc.binary_join_element_wise("r", pa.array(np.arange(len(dataset))).cast(pa.string()), "\x1f")
     if dataset.has("group"):
         groups = dataset.table["group"].cast(pa.string()).combine_chunks()
-        rows = pc.coalesce(pc.binary_join_element_wise("g", groups, "\x1f"), rows)
+        counted = pc.value_counts(groups)
+        kinds = counted.field("values").filter(pc.greater(counted.field("counts"), KIND_ROWS))
+        things = pc.if_else(pc.is_in(groups, value_set=kinds), pa.scalar(None, pa.string()), groups)
+        rows = pc.coalesce(pc.binary_join_element_wise("g", things, "\x1f"), rows)
     return torch.from_numpy(rows.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64))
 
 

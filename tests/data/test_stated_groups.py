@@ -31,6 +31,8 @@ def test_the_first_caption_counts() -> None:
 
 def test_stated_groups_are_not_made_of_captions() -> None:
     assert stated_group_ids(made([["cat"]] * 5, ["r1", "b", "b", None, None])).tolist() == [0, 1, 1, 2, 3]
+    many = made([["cat"]] * 43, ["cat"] * 21 + ["tom"] * 20 + [None] * 2)
+    assert len(stated_group_ids(many).unique()) == 21 + 1 + 2  # a kind, one thing, and two that stand alone
     without = made([["cat"]] * 4)
     assert stated_group_ids(without).tolist() == [0, 1, 2, 3]
     assert without.group_ids().tolist() == [0, 0, 0, 0]  # the control

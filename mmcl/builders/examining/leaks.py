@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from mmcl.builders.examining.attempts import quiet
 from mmcl.data.audit.auditing import audit
 from mmcl.data.audit.report import AuditReport
+from mmcl.data.caption_groups import KIND_ROWS
 from mmcl.data.dataset import ImageTextDataset
 from mmcl.data.splits.training_splits import Splits
 from mmcl.doctor.examination.subject import Leak
@@ -19,7 +20,6 @@ from mmcl.doctor.examination.verdict import ProgressCallback
 from mmcl.errors import DataError
 
 RARE = 3  # training rows that may have a caption which still gives a validation row away
-KIND_ROWS = 20  # training rows of a group above which it is a kind, such as a class, and gives nothing away
 NAMES_SHARE = 0.5  # distinct captions, as a share of all: below, they are names of kinds
 MOST_SEEN, MOST_HELD = 4000, 2000  # rows whose images are compared
 SECONDS = 10.0  # that reading them may take
