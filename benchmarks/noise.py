@@ -3,11 +3,12 @@
     python benchmarks/noise.py -o noise.json --data path/to/emoji         # emoji, 30 %, seeds 0, 1, 2
     python benchmarks/noise.py -o shapes.json --recipe quickstart --data 'shapes?train=2000&image_size=32'
     python benchmarks/noise.py -o none.json --share 0 --data path/to/emoji        # what handling costs on clean data
+    python benchmarks/noise.py -o digits.json --by label --recipe digits --data path/to/digits --metrics zeroshot/top1
 
 A share of the training groups get their captions (and tags) from one another, in a derangement drawn by the seed: each
-of them has the caption of another group, on all of its images (--by group), or a share of the rows do (--by row).
-Validation and test keep their own. The recipe picks its checkpoint on validation; test is judged once, with that
-checkpoint. Settings are to be chosen by the validation columns alone.
+of them has the caption of another group, on all of its images (--by group), or a share of the rows do (--by row), and
+have its label and group as well (--by label). Validation and test keep their own. The recipe picks its checkpoint on
+validation; test is judged once, with that checkpoint. Settings are to be chosen by the validation columns alone.
 
 The runs follow one another in this process, and runs that are finished are not run again: the folder of runs is the
 memory. A run's listing of suspicious pairs is compared with the pairs that were shuffled.
@@ -73,7 +74,7 @@ def sources(groups: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarr
     rows, draw = np.arange(len(groups)), np.random.default_rng(1000 + seed)
     if share == 0:
         return rows
-    if by == "row":
+    if by != "group":
         picked = draw.permutation(len(groups))[: round(share * len(groups))]
         taken = rows.copy()
         taken[picked] = derangement(picked, forbidden=groups, seed=2000 + seed)
@@ -87,33 +88,38 @@ def sources(groups: np.ndarray, *, share: float, by: str, seed: int) -> np.ndarr
 
 
 @contextmanager
-def shuffled_captions(share: float, by: str, seed: int) -> Iterator[None]:
-    """Within it, a training learns from shuffled captions."""
+def shuffled_captions(share: float, by: str, seed: int) -> Iterator[list[np.ndarray]]:
+    """Within it, a training learns from shuffled captions; which rows they are is put into the list."""
     from mmcl.builders import training
     from mmcl.data.dataset import ImageTextDataset
 
     load_splits, fingerprint = training.load_splits, ImageTextDataset.fingerprint
+    wrong: list[np.ndarray] = []
 
     def load(recipe: Any, **options: Any) -> Any:
         splits = load_splits(recipe, **options)
         train = splits.train
         train.__dict__["kept_fingerprint"] = fingerprint(train)  # the images are the same: so are their features
-        taken = pa.array(sources(train.group_ids().numpy(), share=share, by=by, seed=seed))
-        for name in {"texts", "tags"} & {*train.table.column_names}:
+        taken = sources(train.group_ids().numpy(), share=share, by=by, seed=seed)
+        wrong.append(taken != np.arange(len(taken)))
+        changed = {"texts", "tags"} | ({"label", "group"} if by == "label" else set())
+        for name in changed & {*train.table.column_names}:
             place = train.table.column_names.index(name)
-            train.table = train.table.set_column(place, train.table.field(name), train.table[name].take(taken))
+            train.table = train.table.set_column(
+                place, train.table.field(name), train.table[name].take(pa.array(taken))
+            )
         return splits
 
     training.load_splits = load
     ImageTextDataset.fingerprint = lambda self: self.__dict__.get("kept_fingerprint") or fingerprint(self)
     try:
-        yield
+        yield wrong
     finally:
         training.load_splits, ImageTextDataset.fingerprint = load_splits, fingerprint
 
 
 def run(given: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
-    """Run one row with one seed, unless it has been run: R@10 of both splits, and how well wrong pairs were found."""
+    """Run one row with one seed, unless it has been run: metrics of both splits, and which wrong pairs were found."""
     from mmcl.builders import training
     from mmcl.config import load_recipe
 
@@ -129,30 +135,17 @@ def run(given: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
     data = [f"data.path={given.data}"] if given.data else []
     settings = [*data, f"run.dir={folder}", f"run.seed={seed}", *changes, *given.override]
     recipe = load_recipe(given.recipe, settings)
-    kept: list[Any] = []
-    build = training.build_objective
-
-    def remember(recipe: Any, model: Any, train: Any) -> Any:
-        kept.append(train)
-        return build(recipe, model, train)
-
-    training.build_objective = remember
-    try:
-        with shuffled_captions(share, given.by, seed):
-            done = training.train(recipe)
-    finally:
-        training.build_objective = build
+    with shuffled_captions(share, given.by, seed) as wrong:
+        done = training.train(recipe)
     best = max(done.result.evaluations, key=lambda record: record[recipe.evaluate.metric])
     found = {
-        "validation": {name: best[name] for name in RECALLS},
-        "test": {name: done.metrics[TEST][name] for name in RECALLS},
+        "validation": {name: best[name] for name in given.metrics},
+        "test": {name: done.metrics[TEST][name] for name in given.metrics},
         "seconds": done.result.progress.seconds,
     }
     listing = folder / "suspicious_pairs.csv"
     if listing.exists():
-        groups = kept[0].group_ids().numpy()
-        wrong = sources(groups, share=share, by=given.by, seed=seed) != np.arange(len(groups))
-        found["detection"] = detection(listing, wrong)
+        found["detection"] = detection(listing, wrong[0])
     memory.write_text(json.dumps(found, indent=1))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return found
@@ -171,9 +164,9 @@ def detection(listing: Path, wrong: np.ndarray) -> dict[str, float]:
     }
 
 
-def recall_at_10(found: dict[str, Any], split: str) -> float:
-    """The mean of both directions, in percent."""
-    return 100 * statistics.mean(found[split][name] for name in RECALLS)
+def score(found: dict[str, Any], split: str) -> float:
+    """The mean of the metrics, in percent."""
+    return 100 * statistics.mean(found[split].values())
 
 
 def recovered(results: dict[str, dict[int, Any]], row: str, split: str) -> float | None:
@@ -181,20 +174,19 @@ def recovered(results: dict[str, dict[int, Any]], row: str, split: str) -> float
     rows = [results.get(name) for name in ("clean", "shuffled", row)]
     if not all(rows) or row in ("clean", "shuffled") or not ROWS[row][0]:
         return None
-    clean, shuffled, handled = (statistics.mean(recall_at_10(f, split) for f in by_seed.values()) for by_seed in rows)
+    clean, shuffled, handled = (statistics.mean(score(f, split) for f in by_seed.values()) for by_seed in rows)
     return (handled - shuffled) / (clean - shuffled) if clean > shuffled else None
 
 
-def table(results: dict[str, dict[int, dict[str, Any]]]) -> str:
+def table(results: dict[str, dict[int, dict[str, Any]]], metrics: Sequence[str]) -> str:
     """Mean and standard deviation over seeds, a row a line, as Markdown."""
-    lines = [
-        "| captions | validation R@10 | test R@10 | test i2t | test t2i | recovered (validation / test) | seconds |"
-    ]
-    lines.append("|---" * 7 + "|")
+    heads = ["captions", "validation", "test", *(f"test {name}" for name in metrics)]
+    heads += ["recovered (validation / test)", "seconds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row, by_seed in results.items():
-        cells = []
-        columns = [[recall_at_10(found, split) for found in by_seed.values()] for split in ("validation", "test")]
-        columns += [[100 * found["test"][name] for found in by_seed.values()] for name in RECALLS]
+        cells: list[str] = []
+        columns = [[score(found, split) for found in by_seed.values()] for split in ("validation", "test")]
+        columns += [[100 * found["test"][name] for found in by_seed.values()] for name in metrics]
         for values in columns:
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
@@ -210,7 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", default="emoji", help="a recipe's name or file")
     parser.add_argument("--data", help="DATA in place of the recipe's own")
     parser.add_argument("--share", type=float, default=0.3, help="share of the training captions that are shuffled")
-    parser.add_argument("--by", choices=("group", "row"), default="group", help="what exchanges captions")
+    parser.add_argument("--by", choices=("group", "row", "label"), default="group", help="what exchanges captions")
+    parser.add_argument("--metrics", nargs="+", default=RECALLS, help="what is measured; their mean counts")
     parser.add_argument("--rows", default="clean;shuffled;cross_fit", help="which rows, separated by semicolons")
     parser.add_argument("--seeds", default="0,1,2", help="seeds of the runs, and of the shuffling")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "noise", help="folder of the runs")
@@ -228,16 +221,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in map(int, given.seeds.split(",")):
         for row in rows:
             found = results[row][seed] = run(given, row, seed)
-            shown = {split: round(recall_at_10(found, split), 2) for split in ("validation", "test")}
+            shown = {split: round(score(found, split), 2) for split in ("validation", "test")}
             print(row, seed, shown, found.get("detection", ""), flush=True)
     how = (
         f"`{given.recipe}`, {100 * given.share:g} % of the training captions shuffled by {given.by}; "
         f"seeds {given.seeds}; mean ± standard deviation, in percent. {platform.machine()}, {os.cpu_count()} cores."
     )
+    how += f" The mean of {' and '.join(given.metrics)}."
     given.out.parent.mkdir(parents=True, exist_ok=True)
     settings = {"recipe": given.recipe, "share": given.share, "by": given.by, "overrides": given.override}
     given.out.write_text(json.dumps({**settings, "rows": ROWS, "results": results}, indent=1) + "\n")
-    page = f"# What handling wrong captions brings\n\n{how}\n\n{table(results)}\n"
+    page = f"# What handling wrong captions brings\n\n{how}\n\n{table(results, given.metrics)}\n"
     given.out.with_suffix(".md").write_text(page)
     print(page)
 
