@@ -88,6 +88,10 @@ def test_ids_and_class_names_for_captions() -> None:
     assert captions.no_texts(subject_of(names)) == []  # there is nothing better in the data
     richer = subject_of(names, columns={"description": 90})
     assert causes(captions.no_texts(richer)) == [("captions_are_no_texts", "warning")]
+    for label, found in (("kind", []), ("other", [("captions_are_no_texts", "warning")])):
+        # Classes in the place of captions, as FLYP has them, are no mistake.
+        of = recipe(data={"path": "shapes", "columns": {"text": "kind", "label": label}})
+        assert causes(captions.no_texts(subject_of(names, of, columns={"description": 90}))) == found
     assert "description (90 distinct)" in captions.no_texts(richer)[0].next_step
 
 

@@ -48,6 +48,9 @@ def no_texts(subject: Subject) -> list[Finding]:
 
 
 def _class_names(subject: Subject, advice: str) -> list[Finding]:
+    columns = subject.recipe.data.columns
+    if columns.text is not None and columns.text == columns.label:
+        return []  # class names were asked for, as in FLYP
     distinct, richer = _distinct(subject), dict(_by_size(subject))
     name = max(richer, key=lambda key: richer[key], default=None)
     if distinct > FEW * subject.rows or name is None or richer[name] < RICHER * distinct:
