@@ -59,16 +59,17 @@ def judged_beforehand(
     for kind in kinds.unique():
         part = kinds == kind
         enough = int(part.sum()) >= FEWEST_OF_A_KIND
-        of_claims[:, part] = (
-            _judged(own[part], made_wrong[part], contested[part], soft=soft) if enough else whole[:, part]
-        )
+        of_part = _judged(own[part], made_wrong[part], contested[part], soft=soft) if enough else whole[:, part]
+        of_claims[:, part] = of_part
     clean[known], weights[known] = of_claims[:, known_claims.ids].unbind(0)
     return fitness, clean, weights
 
 
 def _judged(losses: Tensor, made_wrong: Tensor, contested: Tensor, *, soft: bool) -> Tensor:
-    """(2, k) how likely claims are right, and what they weigh: as many of either as the losses say, in the order of
-    the contested ones."""
+    """(2, k) how likely claims are right, and what they weigh.
+
+    How many of either there are is said by the losses, in which order by the contested ones.
+    """
     chances = 1 - wrong_probability(losses, made_wrong)
     clean = torch.empty_like(chances)
     clean[contested.argsort(stable=True)] = chances.sort(descending=True).values

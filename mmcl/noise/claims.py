@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Claims:
         """Each of so many pairs with a group and a caption of its own."""
         return cls(torch.arange(rows), torch.arange(rows))
 
-    @property
+    @cached_property
     def ids(self) -> Tensor:
         """(n,) int64, equal for pairs that claim the same."""
         span = int(self.captions.max()) + 1 if len(self.captions) else 1

@@ -99,9 +99,8 @@ class Searcher:
 
     def _end(self, stage: Stage, records: list[TrialRecord]) -> float | None:
         each = typical_seconds([record.seconds for record in records if record.is_complete])
-        repeats = (
-            self.repeats if better_than_asked(records, self.runner.metric) else 0
-        )  # else there is nothing to repeat
+        # Where nothing is better than what was asked, there is nothing to repeat, and no time is kept for it.
+        repeats = self.repeats if better_than_asked(records, self.runner.metric) else 0
         return self.limits.search_end(stage.share, repeats=repeats, each=each)
 
     def _goes_on(self, stage: Stage, records: list[TrialRecord], end: float | None, *, before: int) -> bool:
