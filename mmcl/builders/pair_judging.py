@@ -26,7 +26,17 @@ def claims_of(train: ImageTextDataset) -> Claims:
 
 
 def judged_donors(recipe: Recipe, trust: PairTrust, train: ImageTextDataset, losses: torch.Tensor) -> np.ndarray:
-    """Judge the pairs; (n,) the row whose caption each row is to have: a trusted one where its own is left out."""
+    """Judge the pairs, and say whose caption each row is to have: a trusted one of its group where its own is left out.
+
+    Args:
+        recipe: what is run.
+        trust: judges, and keeps what it found.
+        train: the training split, of n rows.
+        losses: (n, 2) float32, of each pair and of its image with the caption of another group; see ``CrossFit``.
+
+    Returns:
+        (n,) int64, rows; each its own where the models of the folds can tell nothing.
+    """
     fitness, rows = trust.judge(*losses.unbind(1)), np.arange(len(train))
     if fitness < FIT_TO_JUDGE:
         log.warning(

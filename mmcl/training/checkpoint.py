@@ -92,7 +92,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path
     with contextlib.suppress(OSError):  # a file system without links: the newest is found by its number
         link.symlink_to(target.name)
         os.replace(link, folder / LAST)
-    for old in _complete(folder)[:-keep]:
+    for old in complete_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
@@ -148,14 +148,14 @@ def put_best_back(checkpoints: Path, model: Path) -> None:
     forget_best_aside(checkpoints)
 
 
-def _complete(folder: Path) -> list[Path]:
+def complete_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step_*") if (path / PROGRESS).exists())
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is one to go on from."""
-    return bool(_complete(folder)) or any(folder.glob(".step_*.old"))
+    return bool(complete_checkpoints(folder)) or any(folder.glob(".step_*.old"))
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -164,7 +164,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ConfigError: there is none, or it is damaged.
     """
-    complete = _complete(folder)
+    complete = complete_checkpoints(folder)
     if not complete:
         raise ConfigError(f"--resume: {folder} holds no complete checkpoint; delete the run folder and start again")
     last = complete[-1]

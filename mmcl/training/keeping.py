@@ -98,7 +98,6 @@ class Keeper:
             return None
         if self._accelerator.is_main_process:
             mend_run(run.checkpoints, run.model)
-            put_best_back(run.checkpoints, run.model)
         self._accelerator.wait_for_everyone()
         checkpoint = read_checkpoint(run.checkpoints)
         if len(checkpoint.random) != world_size():
@@ -106,6 +105,8 @@ class Keeper:
                 f"--resume: the run was saved by {len(checkpoint.random)} process(es) and goes on with {world_size()}; "
                 f"start as many"
             )
+        if self._accelerator.is_main_process:  # behind all that may refuse to go on
+            put_best_back(run.checkpoints, run.model)
         self._objective.load_state_dict(checkpoint.weights)
         for name, part in self._parts.items():
             part.load_state_dict(checkpoint.states[name])

@@ -25,6 +25,7 @@ from small_runs import (
 )
 
 from mmcl.errors import ConfigError
+from mmcl.training import keeping
 from mmcl.training.checkpoint import Checkpoint, has_checkpoint, read_checkpoint, write_checkpoint
 from mmcl.training.judging import Judging
 from mmcl.training.runs import RunFolder
@@ -265,6 +266,11 @@ def test_what_is_judged_out_of_time_is_no_part_of_a_run_that_goes_on(
         patched.setattr(Trainer, "_out_of_time", lambda self: self.progress.step >= 5)
         assert small_run(run, *overrides).result.progress.best_step == 5
     late = load_file(run / "model" / "model.safetensors")
+    with monkeypatch.context() as patched:
+        patched.setattr(keeping, "world_size", lambda: 2)
+        with pytest.raises(ConfigError, match="saved by 1 process"):
+            small_run(run, *overrides, resume=True)
+    assert differences(load_file(run / "model" / "model.safetensors"), late) == []  # what is refused changes nothing
     small_run(run, *overrides, resume=True)
     best = load_file(run / "model" / "model.safetensors")
     assert differences(best, load_file(whole / "model" / "model.safetensors")) == []

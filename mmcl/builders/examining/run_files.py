@@ -15,7 +15,7 @@ from mmcl.doctor.examination.subject import Damage
 from mmcl.errors import ConfigError
 from mmcl.models.saving import DESCRIPTION
 from mmcl.models.saving import WEIGHTS as MODEL_WEIGHTS
-from mmcl.training.checkpoint import LAST, PROGRESS, RANDOM, STATES, WEIGHTS
+from mmcl.training.checkpoint import LAST, PROGRESS, RANDOM, STATES, WEIGHTS, complete_checkpoints
 from mmcl.training.runs import CHECKPOINTS, CONFIG, MODEL
 
 MISSING = "nothing"
@@ -100,7 +100,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Args:
         folder: of the run.
     """
-    complete = sorted(path for path in (folder / CHECKPOINTS).glob("step_*") if (path / PROGRESS).is_file())
+    complete = complete_checkpoints(folder / CHECKPOINTS)
     return complete[-1] if complete else None
 
 

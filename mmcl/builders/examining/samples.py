@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,35 +129,30 @@ class SampleReader:
             embedded = [encoder(features=torch.from_numpy(part)).numpy() for encoder, part in sides]
         return embedded[0], embedded[1]
 
-    @torch.inference_mode()
     def _image_features(self, encoder: Encoder, images: list[Tensor], seconds: float, title: str) -> np.ndarray:
         """(k, f) of the first k images, as many as there is time for."""
-        encoder.eval()
-        began, parts, step = time.perf_counter(), [], IMAGES_AT_A_TIME
-        for first in range(0, len(images), step):
-            parts.append(encoder.features(**encoder.tower.preprocessing(images[first : first + step])).float())
-            self._tell(f"{title} image features", min(len(images), first + step), len(images))
-            if time.perf_counter() - began > seconds and first + step >= FEWEST_ROWS:
-                break
-        self._tell(f"{title} image features", len(images), len(images))
-        return torch.cat(parts).numpy()
+        return self._in_time(encoder, images, IMAGES_AT_A_TIME, seconds, f"{title} image features")
 
-    @torch.inference_mode()
     def _text_features(self, encoder: Encoder, texts: list[str], seconds: float, title: str) -> np.ndarray:
         """(k, f) of the first k captions, as many as there is time for; repeated ones are computed once."""
-        encoder.eval()
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        distinct, began, parts, step = list(places), time.perf_counter(), [], TEXTS_AT_A_TIME
-        for first in range(0, len(distinct), step):
-            parts.append(encoder.features(**encoder.tower.preprocessing(distinct[first : first + step])).float())
-            self._tell(f"{title} caption features", min(len(distinct), first + step), len(distinct))
-            if time.perf_counter() - began > seconds and first + step >= FEWEST_ROWS:
-                break
-        self._tell(f"{title} caption features", len(distinct), len(distinct))
-        features = torch.cat(parts).numpy()
+        features = self._in_time(encoder, list(places), TEXTS_AT_A_TIME, seconds, f"{title} caption features")
         rows = [places[text] for text in texts]
         known = next((number for number, place in enumerate(rows) if place >= len(features)), len(rows))
         return features[rows[:known]]
+
+    @torch.inference_mode()
+    def _in_time(self, encoder: Encoder, items: Sequence[Any], size: int, seconds: float, what: str) -> np.ndarray:
+        """(k, f) of the first k items, ``size`` at a time, as many as there is time for."""
+        encoder.eval()
+        began, parts = time.perf_counter(), []
+        for first in range(0, len(items), size):
+            parts.append(encoder.features(**encoder.tower.preprocessing(items[first : first + size])).float())
+            self._tell(what, min(len(items), first + size), len(items))
+            if time.perf_counter() - began > seconds and first + size >= FEWEST_ROWS:
+                break
+        self._tell(what, len(items), len(items))
+        return torch.cat(parts).numpy()
 
 
 def _first_rows(sample: Sample, number: int) -> Sample:
