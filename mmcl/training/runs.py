@@ -148,7 +148,12 @@ class RunFolder:
         if not (self.path / CONFIG).is_file():
             raise ConfigError(f"--resume: {self.path} holds no run; leave --resume out to start one, or set run.dir")
         before = parse_yaml((self.path / CONFIG).read_text(encoding="utf-8"), source=str(self.path / CONFIG))
-        before.pop("environment", None)
+        if not isinstance(before, dict) or "environment" not in before:  # it is written last
+            raise ConfigError(
+                f"--resume: {self.path / CONFIG} is cut short: its last section, environment, is not there; copy the "
+                f"file from a backup, or start a new run with run.dir"
+            )
+        before.pop("environment")
         # As a recipe, so that keys which came with a later version have their defaults and do not count as changed.
         old, new = (
             _flat(recipe_from_tree(before, source=str(self.path / CONFIG)).model_dump(mode="json")),

@@ -87,6 +87,8 @@ class TrialBook:
         # The usual lock is a symbolic link, which not every file system has.
         backend = journal.JournalFileBackend(file, lock_obj=journal.JournalFileOpenLock(file))
         try:
+            if Path(file).is_file():  # Optuna reads on over a last line that is none, and fails at the next
+                [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
             self._storage = self._optuna.storages.JournalStorage(backend)
         except (ValueError, KeyError, json.JSONDecodeError) as error:
             raise ConfigError(f"{file} is damaged ({error}); remove the folder, or choose another -o") from error

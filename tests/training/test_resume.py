@@ -284,6 +284,15 @@ def test_resume_without_a_run(tmp_path: Path) -> None:
         small_run(tmp_path / "run", resume=True)
 
 
+def test_resume_with_a_config_that_is_cut_short(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small_run(run, "train.max_steps=2")
+    config = run / "config.yaml"
+    config.write_text(config.read_text()[:300])
+    with pytest.raises(ConfigError, match=r"config.yaml is cut short: .* environment, is not there"):
+        small_run(run, "train.max_steps=2", resume=True)
+
+
 def test_resume_with_another_recipe_names_the_keys(tmp_path: Path) -> None:
     run = tmp_path / "run"
     small_run(run, "train.max_steps=2")

@@ -152,9 +152,10 @@ def test_the_journal_is_json_alone(tmp_path: Path) -> None:
     searcher(tmp_path, FormulaRunner(tmp_path), trials=3).search(Stage("heads", SPACE))
     lines = (tmp_path / JOURNAL).read_text(encoding="utf-8").splitlines()
     assert all(isinstance(json.loads(line), dict) for line in lines)
-    (tmp_path / JOURNAL).write_text("no json\n" + "\n".join(lines) + "\n")
-    with pytest.raises(ConfigError, match="is damaged"):
-        TrialBook(tmp_path, direction="maximize")
+    for damaged in (["no json", *lines], [*lines, "no json"]):
+        (tmp_path / JOURNAL).write_text("\n".join(damaged) + "\n")
+        with pytest.raises(ConfigError, match="is damaged"):
+            TrialBook(tmp_path, direction="maximize")
 
 
 def test_a_trial_that_fails_counts_as_pruned_and_says_why(tmp_path: Path) -> None:
